@@ -1,0 +1,68 @@
+/* hak_control.h - bodies of CONTROL records and of the handshake's payload.
+ *
+ * Each get takes a cursor confined to one body and accepts longer ones: a later
+ * version may append.  docs/wire.md has the diagrams.
+ */
+#ifndef HAK_CONTROL_H
+#define HAK_CONTROL_H
+
+#include "hak_buf.h"
+#include "hak_err.h"
+
+enum { HAK_NAME_MAX = 64, HAK_NACK_MAX = 64 };
+
+/* HEARTBEAT: liveness and round-trip time of one link, and where the stream is. */
+struct hak_heartbeat {
+	uint8_t link;		/* sender's index of the link it went out on */
+	uint64_t sent_ns;	/* sender's monotonic clock */
+	uint64_t echo_ns;	/* the last sent_ns heard on this link, 0 = none */
+	uint32_t hold_us;	/* how long ago that was heard */
+	uint64_t stream_next;	/* sequence of the next stream datagram */
+	uint64_t stream_base;	/* oldest one that can still be resent */
+};
+
+/* STATUS: all that the peer's election needs; the daemon gives its meaning. */
+struct hak_status {
+	uint8_t mode, forced, quality, state;
+	uint32_t term;
+	uint64_t since_ms;	/* Unix time of the last role change */
+};
+
+struct hak_ack {
+	uint64_t next;		/* first sequence not received in order */
+	uint64_t applied;	/* first sequence not yet in the kernel */
+};
+
+struct hak_range {
+	uint64_t first;
+	uint16_t count;		/* > 0 */
+};
+
+/* Payload of HELLO and WELCOME: who is there. */
+struct hak_hello {
+	uint8_t wire_min, wire_max;
+	bool encrypt;
+	uint32_t session;	/* what datagrams to the sender shall bear */
+	uint64_t boot_id;	/* random, one per start of the process */
+	uint64_t boot_ms;	/* Unix time of that start */
+	uint64_t stamp;		/* grows with every handshake of one boot */
+	uint16_t priority;
+	char serial[HAK_NAME_MAX], model[HAK_NAME_MAX], version[HAK_NAME_MAX];
+};
+
+enum { HAK_HELLO_MAX = 35 + 3 * HAK_NAME_MAX };
+
+void hak_put_heartbeat(struct hak_wr *w, const struct hak_heartbeat *h);
+void hak_put_status(struct hak_wr *w, const struct hak_status *s);
+void hak_put_ack(struct hak_wr *w, const struct hak_ack *a);
+void hak_put_nack(struct hak_wr *w, const struct hak_range *r, unsigned n);
+void hak_put_hello(struct hak_wr *w, const struct hak_hello *h);	/* no record header */
+
+enum hak_err hak_get_heartbeat(struct hak_rd r, struct hak_heartbeat *h);
+enum hak_err hak_get_status(struct hak_rd r, struct hak_status *s);
+enum hak_err hak_get_ack(struct hak_rd r, struct hak_ack *a);
+/* At most HAK_NACK_MAX ranges; returns how many, -1 if malformed. */
+int hak_get_nack(struct hak_rd r, struct hak_range *out);
+enum hak_err hak_get_hello(struct hak_rd r, struct hak_hello *h);
+
+#endif

@@ -1,0 +1,165 @@
+/* hak_wire.h - K2K version 1: everything that travels between the two nodes.
+ *
+ * docs/wire.md is the normative text; this header is its code.  Numbers are
+ * big-endian.  Ids are never reused; whoever meets an unknown record type or
+ * field skips it by its length and counts it.
+ *
+ *  datagram:  header (16, clear) | sealed payload | tag (16)
+ *
+ *   0               1               2               3
+ *   0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7
+ *  +---------------+---------------+-------------------------------+
+ *  | version = 1   | kind          | cluster id                    |
+ *  +---------------+---------------+-------------------------------+
+ *  | session id (chosen by the receiver of this datagram)          |
+ *  +---------------------------------------------------------------+
+ *  | sequence, 64 bits, one counter per kind, direction, session   |
+ *  |                                                               |
+ *  +---------------------------------------------------------------+
+ *
+ *  payload of DATA and CONTROL: records, one after the other
+ *
+ *  +---------------+---------------+----------------------------- - -
+ *  | type          | length n      | n bytes of body
+ *  +---------------+---------------+----------------------------- - -
+ *  a length byte of 255 means: two more bytes give the length (255..65535)
+ */
+#ifndef HAK_WIRE_H
+#define HAK_WIRE_H
+
+#include <assert.h>
+#include "hak_buf.h"
+#include "hak_err.h"
+#include "hak_flow.h"
+
+enum {
+	HAK_WIRE_VERSION = 1,
+	HAK_PORT = 44242,
+
+	HAK_HDR_LEN = 16,
+	HAK_TAG_LEN = 16,
+	HAK_DGRAM_MAX = 1432,	/* 1500 - IPv6 - UDP, and 20 to spare; never more,
+				 * whatever the link's MTU claims */
+	HAK_DGRAM_MIN = 548,	/* 576 - IPv4 - UDP: every IPv4 link carries it */
+	HAK_PAYLOAD_MAX = HAK_DGRAM_MAX - HAK_HDR_LEN - HAK_TAG_LEN,
+};
+
+struct hak_wire_hdr {
+	uint8_t version;
+	uint8_t kind;
+	uint8_t cluster[2];
+	uint8_t session[4];
+	uint8_t seq[8];
+};
+static_assert(sizeof(struct hak_wire_hdr) == HAK_HDR_LEN, "clear header is 16 bytes");
+static_assert(offsetof(struct hak_wire_hdr, kind) == 1, "wire layout");
+static_assert(offsetof(struct hak_wire_hdr, cluster) == 2, "wire layout");
+static_assert(offsetof(struct hak_wire_hdr, session) == 4, "wire layout");
+static_assert(offsetof(struct hak_wire_hdr, seq) == 8, "wire layout");
+
+enum hak_kind {			/* hak_wire_hdr.kind, and the lane of the nonce */
+	HAK_KIND_HELLO = 1,	/* handshake, first message; session = sender's id */
+	HAK_KIND_WELCOME = 2,	/* handshake, second message */
+	HAK_KIND_DATA = 3,	/* the ordered stream; resent byte for byte */
+	HAK_KIND_CONTROL = 4,	/* heartbeats, acknowledgements, requests */
+};
+
+enum hak_rec {			/* record types */
+	/* stream (DATA) */
+	HAK_REC_FLOW_NEW = 1,	/* a connection was made; all that is known of it */
+	HAK_REC_FLOW_UPDATE = 2,/* only what changed */
+	HAK_REC_FLOW_DESTROY = 3,
+	HAK_REC_FLOW_SYNC = 4,	/* as NEW, but found by listing the table */
+	HAK_REC_EXP_NEW = 8,
+	HAK_REC_EXP_DESTROY = 9,
+	HAK_REC_SYNC_BEGIN = 16,/* u32 generation */
+	HAK_REC_SYNC_END = 17,	/* u32 generation, u64 entries sent */
+	HAK_REC_HANDOVER = 18,	/* u32 term: nothing of mine follows; take over */
+
+	/* control (CONTROL) */
+	HAK_REC_HEARTBEAT = 64,
+	HAK_REC_STATUS = 65,	/* what the election needs to know of the sender */
+	HAK_REC_ACK = 66,	/* u64 next stream sequence wanted */
+	HAK_REC_NACK = 67,	/* n * (u64 first, u16 count) missing datagrams */
+	HAK_REC_SYNC_WANT = 68,	/* u32 generation: list your table for me */
+	HAK_REC_FLOW_WANT = 69,	/* a tuple whose full record is wanted */
+	HAK_REC_BYE = 70,	/* orderly end of the sender's process */
+};
+
+/* Flow record body:
+ *
+ *  +---------------+---------------+------------------+-----------------+
+ *  | shape         | l4proto       | zone (2, if any) | original tuple  |
+ *  +---------------+---------------+------------------+-----------------+
+ *  | fields: each one byte (id << 4 | length, 15: a length byte follows),
+ *  | then the value
+ *
+ *  original tuple: src, dst (4 or 16 each), then sport, dport (2 each) if the
+ *  protocol has them, or ICMP id (2), type, code.
+ *
+ *  shape bits: */
+enum {
+	HAK_SHAPE_V6 = 0x01,
+	HAK_SHAPE_ZONE = 0x06,	/* enum hak_zone_dir << 1 */
+	HAK_SHAPE_ZONE_SHIFT = 1,
+	/* Others are reserved: a record that bears one is skipped and counted. */
+	HAK_SHAPE_KNOWN = 0x07,
+};
+
+/* Field ids.  Where the reply tuple is the inverse of the original one (no NAT)
+ * nothing of it is sent; each part that differs has a field. */
+enum hak_field {
+	HAK_FIELD_REPLY_SRC = 0,	/* address */
+	HAK_FIELD_REPLY_DST = 1,	/* address */
+	HAK_FIELD_REPLY_PORTS = 2,	/* 4: sport, dport (or id, type, code) */
+	HAK_FIELD_STATUS = 3,		/* 1 or more: see hak_wire_status() */
+	HAK_FIELD_TCP = 4,		/* 1 state [, 1 flags o/r nibbles [, 1 wscale nibbles]] */
+	HAK_FIELD_SCTP = 5,		/* 1 state [, 4 vtag original, 4 vtag reply] */
+	HAK_FIELD_DCCP = 6,		/* 1 state, 1 role, 8 handshake sequence */
+	HAK_FIELD_MARK = 7,		/* 4 */
+	HAK_FIELD_LABELS = 8,		/* 1..16, trailing zeroes cut */
+	HAK_FIELD_HELPER = 9,		/* name, 1..15, no NUL */
+	HAK_FIELD_MASTER = 10,		/* l4proto, tuple as above */
+	HAK_FIELD_SEQADJ = 11,		/* 24: pos, before, after; original, reply */
+	HAK_FIELD_SYNPROXY = 12,	/* 12: isn, its, tsoff */
+	/* 15 is for ever the escape to a second id byte, for later versions */
+	HAK_FIELD_ESCAPE = 15,
+};
+
+/* A decoded record. */
+struct hak_record {
+	uint8_t type;			/* enum hak_rec */
+	union {
+		struct hak_flow flow;	/* FLOW_*, and FLOW_WANT (tuple only) */
+		struct hak_expect expect;
+		struct { uint32_t generation; uint64_t entries; } sync;
+		uint32_t term;
+		struct hak_rd body;	/* CONTROL records other than the above:
+					 * parsed by hak_control.c */
+	};
+};
+
+/* Append one flow record.  `type` is one of HAK_REC_FLOW_*; for UPDATE only what
+ * `f->have` names is written, for DESTROY and WANT only the identity.
+ * HAK_ESPACE: the writer is as it was before the call. */
+enum hak_err hak_wire_put_flow(struct hak_wr *w, uint8_t type, const struct hak_flow *f);
+enum hak_err hak_wire_put_expect(struct hak_wr *w, uint8_t type, const struct hak_expect *e);
+/* Append a record with a ready-made body. */
+enum hak_err hak_wire_put_raw(struct hak_wr *w, uint8_t type, const void *body, size_t n);
+
+/* Take the next record.  HAK_OK: *out is filled.  HAK_ESKIP: an unknown type (or
+ * an unknown shape) was stepped over; the reader stands behind it.  HAK_ETRUNC,
+ * HAK_EFORMAT: the rest of the payload is unusable, *out is undefined.  Unknown
+ * fields inside a known record are stepped over, counted in *skipped_fields
+ * (which may be NULL). */
+enum hak_err hak_wire_get(struct hak_rd *r, struct hak_record *out,
+			  unsigned *skipped_fields);
+
+/* The replicable bits of ctnetlink's status as K2K bits and back.  One byte
+ * holds what nearly every record needs. */
+uint32_t hak_wire_status(uint32_t ips);
+uint32_t hak_ips_status(uint32_t wire);
+
+const char *hak_rec_name(uint8_t type);	/* for logs and docs; "?" if unknown */
+
+#endif

@@ -1,0 +1,128 @@
+"""Types of the compiled core.  See `hak2k.engine` for the public face."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+WIRE_VERSION: Final[int]
+PORT: Final[int]
+
+# Roles of an engine.
+IDLE: Final[int]
+PASSIVE: Final[int]
+ACTIVE: Final[int]
+
+# Event types (Event.type); `EVENT_NAMES[type]` gives the name.
+EVENT_NAMES: Final[dict[int, str]]
+STAT_NAMES: Final[tuple[str, ...]]
+
+class CoreError(Exception):
+    """Raised by the core; `hak2k.errors` holds the classes users meet.
+
+    kind: "config", "peer", "kernel" or "internal"; errno: int or 0.
+    """
+
+    kind: str
+    errno: int
+
+class Engine:
+    """One node's replication engine: sockets, threads, the stream.
+
+    Everything that blocks releases the GIL.  All methods may be called from one
+    thread at a time (the daemon's event loop).
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: int,
+        psk: bytes,  # 32 bytes, already stretched
+        serial: str,
+        model: str,
+        version: str,
+        priority: int,
+        links: Sequence[tuple[str, str, str, str]],  # name, ifname, local, peer
+        port: int,
+        heartbeat_ms: int,
+        dead_after_ms: int,
+        encrypt: bool,
+        interfaces: Sequence[str],  # data interfaces behind the gate
+        gate_table: str,  # nftables table (family netdev) with the set "open"
+        protocols: Sequence[int] | None,  # None: all
+        exclude_mark: tuple[int, int] | None,  # value, mask
+        exclude_local: bool,
+    ) -> None: ...
+
+    # life
+    def start(self) -> None: ...
+    def close(self) -> None: ...  # idempotent; joins the threads
+    def bye(self) -> None: ...  # tell the peer: orderly end
+
+    # roles.  Each is complete when it returns.
+    def activate(self, term: int) -> dict[str, int]:
+        """Become active: start publishing, open the gate, announce.
+
+        Returns nanoseconds: {"drain_ns", "gate_ns", "announce_ns", "total_ns"}.
+        """
+    def passivate(self, term: int) -> dict[str, int]:
+        """Close the gate, stop publishing, receive. {"gate_ns", "total_ns"}."""
+    def handover(self, term: int, timeout_ms: int) -> bool:
+        """Active only: gate closed, everything published, the peer told to take
+        over (it gets a HANDOVER event).  True once the peer acknowledged the last
+        record; then this engine is passive.  False: not acknowledged in time; this
+        engine is active again with its gate open."""
+    def gate_is_open(self) -> bool | None:
+        """What the kernel says; None if the table or set is missing."""
+    def announce(self) -> int:
+        """Gratuitous ARP and unsolicited NA for all addresses; frames sent."""
+    def sweep(self, natural: dict[int, dict[int, int]]) -> None:
+        """Start the paced sweep that gives larvae their natural timeouts:
+        natural[protocol][state] in seconds, natural[0][0] the default."""
+    def want_sync(self) -> None: ...  # passive: ask for a full copy now
+
+    # inputs
+    def set_status(
+        self, *, mode: int, forced: int, quality: int, state: int, term: int, since: int
+    ) -> None:
+        """What our heartbeats say.  mode: 0 starting 1 passive 2 active 3 fault;
+        forced: 0 no 1 active 2 passive; state: 0 starting 1 syncing 2 ready
+        3 running 4 frozen; since: Unix time in ms."""
+    def set_local_addresses(self, addresses: Sequence[bytes]) -> None: ...
+    def set_announcements(self, items: Sequence[tuple[str, str]]) -> None:
+        """(interface, address) pairs to announce at a swap."""
+
+    # outputs
+    @property
+    def event_fd(self) -> int: ...  # readable when events() has something
+    def events(self) -> list[dict[str, Any]]:
+        """Drain.  Each: {"type": str, "mono_ns": int, ...}:
+        session.up      new session with the peer {"boot": int, "new_boot": bool}
+        peer.status     the peer's STATUS changed
+        peer.dead       {"silent_ns"}  nothing heard on any link for dead_after_ms
+        peer.alive      first heartbeat after dead or at start
+        peer.bye
+        link.up/.down   {"link": index}
+        handover        {"term"}  the active peer told us to take over; all its
+                        records are applied
+        sync.begin / sync.done {"entries", "removed", "ns"}   passive side
+        sync.sent       {"entries", "ns"}                     active side
+        overrun         events were lost in our kernel (ENOBUFS)
+        stream.lost     the stream has a gap that cannot be filled; a sync follows
+        table.full      apply refused: conntrack table is full
+        apply.error     {"errno", "text"}  rate limited
+        slip            {"ns"}  our own heartbeat thread was late
+        hello.refused   {"reason"}
+        sweep.done      {"entries", "ns"}
+        """
+    def peer(self) -> dict[str, Any] | None:
+        """None before the first session; else {"serial", "model", "version",
+        "boot_id", "boot_ms", "priority", "wire_min", "wire_max", "alive": bool,
+        "mode", "forced", "quality", "state", "term", "since",
+        "heard_ns_ago": int}."""
+    def links(self) -> list[dict[str, Any]]:
+        """[{"name", "up": bool, "since_ms": int, "rtt_us": int | None}]"""
+    def stream(self) -> dict[str, Any]:
+        """{"role", "sequence", "acked", "lag_records", "lag_ms", "encrypted",
+        "synced": bool, "generation", "published", "applied"}"""
+    def stats(self) -> dict[str, int]: ...
+    def table_count(self) -> int:
+        """Entries in this kernel's conntrack table (netlink, not a listing)."""
