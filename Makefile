@@ -114,13 +114,13 @@ $(B)/core-$(CORE_KIND): $(CORE_SRC) setup.py pyproject.toml $(B)/venv | apt-deps
 	@[[ -e $@ ]] || rm -f hak2k/_core*.so
 	@rm -f $(B)/core-*
 	@$(call quietly,$(B)/build.log,$(BIN)/python -m pip install --no-build-isolation -v -e .)
+	@sed -n 's/^ *\(.*: warning: .*\)/\1/p' $(B)/build.log >&2
 	@touch $@
 
 # ---- use ------------------------------------------------------------------------
 
 .PHONY: demo
-demo: build ## two firewalls, an active one that dies, no connection lost (root)
-	@$(call root)
+demo: build ## two firewalls, the active one dies, no connection is lost
 	@$(call need,hak2k/demo)
 	@$(BIN)/python -m hak2k.demo
 

@@ -126,11 +126,12 @@ static inline unsigned hak_addr_len(uint8_t l3)
 	return l3 == 10 /* AF_INET6 */ ? 16 : 4;
 }
 
-/* The ICMP type that answers `type`; types without a pair answer themselves.
+/* The ICMP type that answers `type`; types without a pair answer themselves.  The
+ * kernel too goes by the protocol number and not by the address family.
  * net/netfilter/nf_conntrack_proto_icmp{,v6}.c: invmap. */
-static inline uint8_t hak_icmp_inverse(uint8_t l3, uint8_t type)
+static inline uint8_t hak_icmp_inverse(uint8_t l4proto, uint8_t type)
 {
-	if (l3 == 10)
+	if (l4proto == 58)
 		switch (type) {
 		case 128: return 129;	/* echo */
 		case 129: return 128;
@@ -162,7 +163,7 @@ static inline struct hak_tuple hak_tuple_inverse(const struct hak_flow *f,
 	memcpy(r.dst, t->src, 16);
 	if (f->l4kind == HAK_L4_ICMP) {
 		r.sport = t->sport;
-		r.dport = (uint16_t)(hak_icmp_inverse(f->l3, (uint8_t)(t->dport >> 8)) << 8 |
+		r.dport = (uint16_t)(hak_icmp_inverse(f->l4proto, (uint8_t)(t->dport >> 8)) << 8 |
 				     (t->dport & 0xff));
 	} else {
 		r.sport = t->dport;

@@ -31,7 +31,6 @@
 	/* records stepped over */ \
 	X(DROP_RECORD, "drop.record")		/* unknown type or shape */ \
 	X(DROP_FIELD, "drop.field")		/* unknown field of a known record */ \
-	X(DROP_POLICY, "drop.policy")		/* peer sent what our policy excludes */ \
 	/* link */ \
 	X(RX_DATAGRAMS, "rx.datagrams") \
 	X(RX_BYTES, "rx.bytes") \

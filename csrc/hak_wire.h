@@ -75,6 +75,7 @@ enum hak_rec {			/* record types */
 	HAK_REC_SYNC_BEGIN = 16,/* u32 generation */
 	HAK_REC_SYNC_END = 17,	/* u32 generation, u64 entries sent */
 	HAK_REC_HANDOVER = 18,	/* u32 term: nothing of mine follows; take over */
+	HAK_REC_SYNC_LOST = 19,	/* u32 0: events were lost here; ask for a copy */
 
 	/* control (CONTROL) */
 	HAK_REC_HEARTBEAT = 64,
@@ -86,16 +87,16 @@ enum hak_rec {			/* record types */
 	HAK_REC_BYE = 70,	/* orderly end of the sender's process */
 };
 
-/* Flow record body:
+/* Body of a flow record and of an expectation record:
  *
  *  +---------------+---------------+------------------+-----------------+
- *  | shape         | l4proto       | zone (2, if any) | original tuple  |
+ *  | shape         | l4proto       | zone (2, if any) | tuple           |
  *  +---------------+---------------+------------------+-----------------+
- *  | fields: each one byte (id << 4 | length, 15: a length byte follows),
- *  | then the value
+ *  | fields: each one byte (id << 4 | length; 15: a length byte of 15..255
+ *  | follows), then the value
  *
- *  original tuple: src, dst (4 or 16 each), then sport, dport (2 each) if the
- *  protocol has them, or ICMP id (2), type, code.
+ *  tuple (of a flow: the original one): src, dst (4 or 16 each), then sport,
+ *  dport (2 each) if the protocol has them, or ICMP id (2), type, code.
  *
  *  shape bits: */
 enum {
@@ -106,14 +107,17 @@ enum {
 	HAK_SHAPE_KNOWN = 0x07,
 };
 
-/* Field ids.  Where the reply tuple is the inverse of the original one (no NAT)
- * nothing of it is sent; each part that differs has a field. */
+/* Fields of flow records.  What is fixed at a connection's birth travels in NEW
+ * and SYNC alone: the reply tuple (only the parts in which it is not the inverse
+ * of the original one, that is NAT), helper and master.  Status, mark and labels
+ * that are absent are zero in NEW and SYNC and unchanged in UPDATE. */
 enum hak_field {
 	HAK_FIELD_REPLY_SRC = 0,	/* address */
 	HAK_FIELD_REPLY_DST = 1,	/* address */
 	HAK_FIELD_REPLY_PORTS = 2,	/* 4: sport, dport (or id, type, code) */
-	HAK_FIELD_STATUS = 3,		/* 1 or more: see hak_wire_status() */
-	HAK_FIELD_TCP = 4,		/* 1 state [, 1 flags o/r nibbles [, 1 wscale nibbles]] */
+	HAK_FIELD_STATUS = 3,		/* 1 or more: enum hak_wire_status_bit */
+	HAK_FIELD_TCP = 4,		/* 1 status << 4 | state [, 1 flags o/r nibbles
+					 * [, 1 wscale o/r nibbles]] */
 	HAK_FIELD_SCTP = 5,		/* 1 state [, 4 vtag original, 4 vtag reply] */
 	HAK_FIELD_DCCP = 6,		/* 1 state, 1 role, 8 handshake sequence */
 	HAK_FIELD_MARK = 7,		/* 4 */
@@ -124,6 +128,33 @@ enum hak_field {
 	HAK_FIELD_SYNPROXY = 12,	/* 12: isn, its, tsoff */
 	/* 15 is for ever the escape to a second id byte, for later versions */
 	HAK_FIELD_ESCAPE = 15,
+};
+
+/* Fields of EXP_NEW; EXP_DESTROY bears the expected tuple alone.  Numbers that
+ * are absent are zero. */
+enum hak_exp_field {
+	HAK_EXP_FIELD_MASTER = 0,	/* l4proto, tuple: mandatory */
+	HAK_EXP_FIELD_MASK = 1,		/* src address [, 2 sport]: mandatory.  The kernel
+					 * keeps no mask of the destination: all ones */
+	HAK_EXP_FIELD_FLAGS = 2,	/* 4: NF_CT_EXPECT_* but USERSPACE */
+	HAK_EXP_FIELD_CLASS = 3,	/* 4 */
+	HAK_EXP_FIELD_TIMEOUT = 4,	/* 4: seconds left when it was sent */
+	HAK_EXP_FIELD_NAT = 5,		/* 1 direction, 1 l4proto, address [, 2 port] */
+	HAK_EXP_FIELD_FN = 6,		/* name, 1..31, no NUL */
+	HAK_EXP_FIELD_HELPER = 7,	/* name, 1..15, no NUL */
+};
+
+/* Status bits in K2K.  They are facts that, once true, stay true ("seen", and
+ * EXPECTED from birth), so an absent byte and a zero byte say the same: nothing.
+ * Since they fit a nibble they ride in TCP's state byte, which saves two bytes in
+ * each record of a TCP life.  CONFIRMED is implied; the NAT bits follow from the
+ * tuples; SEQ_ADJUST follows from the field; the others are the kernel's own. */
+enum hak_wire_status_bit {
+	HAK_WS_EXPECTED = 0x01,
+	HAK_WS_SEEN_REPLY = 0x02,
+	HAK_WS_ASSURED = 0x04,
+	HAK_WS_HELPER = 0x08,
+	HAK_WS_NIBBLE = 0x0f,		/* what TCP's state byte has room for */
 };
 
 /* A decoded record. */
@@ -139,12 +170,14 @@ struct hak_record {
 	};
 };
 
-/* Append one flow record.  `type` is one of HAK_REC_FLOW_*; for UPDATE only what
- * `f->have` names is written, for DESTROY and WANT only the identity.
- * HAK_ESPACE: the writer is as it was before the call. */
+/* Append one flow record.  `type` is one of HAK_REC_FLOW_*; NEW and SYNC need
+ * HAK_HAS_REPLY; for UPDATE only what `f->have` names is written, and nothing that
+ * is fixed at birth; for DESTROY and WANT only the identity.  For expectations
+ * `type` is HAK_REC_EXP_*.
+ * HAK_ESPACE: the writer is as it was before the call; HAK_EINVAL likewise. */
 enum hak_err hak_wire_put_flow(struct hak_wr *w, uint8_t type, const struct hak_flow *f);
 enum hak_err hak_wire_put_expect(struct hak_wr *w, uint8_t type, const struct hak_expect *e);
-/* Append a record with a ready-made body. */
+/* Append a record with a ready-made body of at most 65535 bytes. */
 enum hak_err hak_wire_put_raw(struct hak_wr *w, uint8_t type, const void *body, size_t n);
 
 /* Take the next record.  HAK_OK: *out is filled.  HAK_ESKIP: an unknown type (or
@@ -155,8 +188,8 @@ enum hak_err hak_wire_put_raw(struct hak_wr *w, uint8_t type, const void *body, 
 enum hak_err hak_wire_get(struct hak_rd *r, struct hak_record *out,
 			  unsigned *skipped_fields);
 
-/* The replicable bits of ctnetlink's status as K2K bits and back.  One byte
- * holds what nearly every record needs. */
+/* The replicable bits of ctnetlink's status (IPS_*) as K2K bits and back; back
+ * always with IPS_CONFIRMED, and unknown K2K bits ignored. */
 uint32_t hak_wire_status(uint32_t ips);
 uint32_t hak_ips_status(uint32_t wire);
 

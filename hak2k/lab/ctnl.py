@@ -26,11 +26,8 @@ from hak2k.lab.cttypes import (
     DST_NAT_DONE,
     DYING,
     EXPECTED,
-    Entry,
-    Expectation,
     FIXED_TIMEOUT,
     HELPER,
-    Key,
     OFFLOAD,
     PROTOCOLS,
     SCTP_STATES,
@@ -39,9 +36,6 @@ from hak2k.lab.cttypes import (
     SRC_NAT,
     SRC_NAT_DONE,
     STANDBY_FIELDS,
-    Sctp,
-    SeqAdj,
-    Synproxy,
     TCP_BE_LIBERAL,
     TCP_CLOSE_INIT,
     TCP_DATA_UNACK,
@@ -49,6 +43,12 @@ from hak2k.lab.cttypes import (
     TCP_SACK_PERM,
     TCP_STATES,
     TCP_WINDOW_SCALE,
+    Entry,
+    Expectation,
+    Key,
+    Sctp,
+    SeqAdj,
+    Synproxy,
     Table,
     Tcp,
     Tuple,
@@ -81,18 +81,12 @@ __all__ = [
     "ALL_GROUPS",
     "ASSURED",
     "CONFIRMED",
-    "Conntrack",
     "DST_NAT",
     "DST_NAT_DONE",
     "DYING",
     "EXPECTED",
-    "Entry",
-    "Event",
-    "Events",
-    "Expectation",
     "FIXED_TIMEOUT",
     "HELPER",
-    "Key",
     "OFFLOAD",
     "PROTOCOLS",
     "SCTP_STATES",
@@ -101,9 +95,6 @@ __all__ = [
     "SRC_NAT",
     "SRC_NAT_DONE",
     "STANDBY_FIELDS",
-    "Sctp",
-    "SeqAdj",
-    "Synproxy",
     "TCP_BE_LIBERAL",
     "TCP_CLOSE_INIT",
     "TCP_DATA_UNACK",
@@ -111,6 +102,15 @@ __all__ = [
     "TCP_SACK_PERM",
     "TCP_STATES",
     "TCP_WINDOW_SCALE",
+    "Conntrack",
+    "Entry",
+    "Event",
+    "Events",
+    "Expectation",
+    "Key",
+    "Sctp",
+    "SeqAdj",
+    "Synproxy",
     "Table",
     "Tcp",
     "Tuple",
@@ -258,7 +258,7 @@ def decode_expectation(body: bytes) -> Expectation:
         nat = (_be32(parts[1]), decode_tuple(parts[2]))
     return Expectation(
         master=decode_tuple(a[1]),
-        tuple=decode_tuple(a[2]),
+        expected=decode_tuple(a[2]),
         mask=decode_tuple(a[3]),
         timeout=_be32(a[4]) if 4 in a else 0,
         id=_be32(a[5]) if 5 in a else 0,
@@ -396,8 +396,8 @@ def encode_entry(entry: Entry, *, create: bool = True) -> bytes:
 def encode_expectation(expectation: Expectation) -> bytes:
     """Encode ``expectation`` as a message body that creates it."""
     e = expectation
-    body = struct.pack("=BBH", e.tuple.family, 0, 0)
-    body += encode_tuple(1, e.master) + encode_tuple(2, e.tuple)
+    body = struct.pack("=BBH", e.expected.family, 0, 0)
+    body += encode_tuple(1, e.master) + encode_tuple(2, e.expected)
     body += encode_tuple(3, e.mask)
     body += _a32(4, e.timeout) + _a32(8, e.flags) + _a32(9, e.klass)
     if e.zone:
@@ -498,9 +498,7 @@ class Conntrack:
             NetlinkError: ``ENOENT``, ``EBUSY`` and so on.
         """
         kind = SUBSYS_CT << 8 | MSG_NEW
-        self._socket.requests(
-            [(kind, 0, encode_entry(entry, create=False)) for entry in entries]
-        )
+        self._socket.requests([(kind, 0, encode_entry(entry, create=False)) for entry in entries])
 
     def change(
         self,
@@ -556,9 +554,7 @@ class Conntrack:
             NetlinkError: ``ENOENT`` (no master), ``EOPNOTSUPP`` (no helper).
         """
         kind, flags = SUBSYS_EXP << 8 | MSG_NEW, NLM_F_CREATE | NLM_F_EXCL
-        self._socket.requests(
-            [(kind, flags, encode_expectation(e)) for e in expectations]
-        )
+        self._socket.requests([(kind, flags, encode_expectation(e)) for e in expectations])
 
     def unexpect(self, expectation: Expectation) -> None:
         """Delete one expectation.
@@ -566,7 +562,7 @@ class Conntrack:
         Raises:
             NetlinkError: ``ENOENT``.
         """
-        t = expectation.tuple
+        t = expectation.expected
         body = struct.pack("=BBH", t.family, 0, 0) + encode_tuple(2, t)
         body += _a16(7, expectation.zone) if expectation.zone else b""
         self.request(MSG_DELETE, body, subsystem=SUBSYS_EXP)
@@ -609,9 +605,7 @@ class Events:
         receive_buffer: bytes.
     """
 
-    def __init__(
-        self, groups: Iterable[int] = ALL_GROUPS, receive_buffer: int = 1 << 25
-    ) -> None:
+    def __init__(self, groups: Iterable[int] = ALL_GROUPS, receive_buffer: int = 1 << 25) -> None:
         self._socket = NetlinkSocket(
             NETLINK_NETFILTER, groups=tuple(groups), receive_buffer=receive_buffer
         )

@@ -101,10 +101,7 @@ class Tuple:
 
         tail = f" icmp{self.icmp}" if self.icmp is not None else ""
         tail += f" zone={self.zone}" if self.zone is not None else ""
-        return (
-            f"{self.proto} {end(self.src, self.sport)}>{end(self.dst, self.dport)}"
-            f"{tail}"
-        )
+        return f"{self.proto} {end(self.src, self.sport)}>{end(self.dst, self.dport)}{tail}"
 
 
 Key = tuple[int, Tuple]
@@ -213,7 +210,7 @@ class Expectation:
     """A connection that a helper announced and that has not come yet."""
 
     master: Tuple
-    tuple: Tuple
+    expected: Tuple
     mask: Tuple
     timeout: int = 0
     helper: str = ""
@@ -227,13 +224,13 @@ class Expectation:
     @property
     def key(self) -> tuple[int, Tuple, Tuple]:
         """What tells this expectation from every other."""
-        return self.zone, self.tuple, self.mask
+        return self.zone, self.expected, self.mask
 
     def identity(self) -> dict[str, Any]:
         """What two nodes must agree on, by name."""
         return {
             "master": self.master,
-            "tuple": self.tuple,
+            "expected": self.expected,
             "mask": self.mask,
             "zone": self.zone,
             "flags": self.flags,
@@ -253,9 +250,7 @@ Table = dict[Key, Entry]
 STANDBY_FIELDS = frozenset({"tcp.flags"})
 
 
-def differences(
-    left: Table, right: Table, *, ignore: Iterable[str] = STANDBY_FIELDS
-) -> list[str]:
+def differences(left: Table, right: Table, *, ignore: Iterable[str] = STANDBY_FIELDS) -> list[str]:
     """Describe how two tables differ, one line each; an empty list if equal.
 
     Args:

@@ -89,11 +89,9 @@ def parse_attrs(data: bytes) -> dict[int, bytes]:
 class Message:
     """One received netlink message: its header fields and its body."""
 
-    __slots__ = ("kind", "flags", "sequence", "portid", "body")
+    __slots__ = ("body", "flags", "kind", "portid", "sequence")
 
-    def __init__(
-        self, kind: int, flags: int, sequence: int, portid: int, body: bytes
-    ) -> None:
+    def __init__(self, kind: int, flags: int, sequence: int, portid: int, body: bytes) -> None:
         self.kind = kind
         self.flags = flags
         self.sequence = sequence
@@ -139,13 +137,9 @@ class NetlinkSocket:
         )
         try:
             try:
-                self.socket.setsockopt(
-                    socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer
-                )
+                self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
             except PermissionError:
-                self.socket.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer
-                )
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             # A refusal must not carry the whole request back: large batches would
             # overrun the receive buffer with their own echoes.
             self.socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)

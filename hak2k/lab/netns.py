@@ -82,9 +82,7 @@ def ensure_privileges() -> None:
             "CAP_SYS_ADMIN; run it as root"
         )
     if threading.active_count() > 1:
-        raise PrivilegeError(
-            "ensure_privileges() must be called before any thread is started"
-        )
+        raise PrivilegeError("ensure_privileges() must be called before any thread is started")
     uid, gid = os.geteuid(), os.getegid()
     try:
         _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS), "unshare")
@@ -135,9 +133,7 @@ def new_namespace() -> int:
         # In a thread of its own: the caller's thread stays where it is.
         try:
             _check(_libc.unshare(CLONE_NEWNET), "unshare")
-            result.append(
-                os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            )
+            result.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
         except BaseException as error:
             result.append(error)
 
@@ -177,9 +173,7 @@ class Spawner:
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._run, name="lab-spawner", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="lab-spawner", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -215,9 +209,7 @@ class Spawner:
 
         def start() -> subprocess.Popen[Any]:
             with entered(namespace):
-                return subprocess.Popen(
-                    command, preexec_fn=die_with_parent(os.getpid()), **options
-                )
+                return subprocess.Popen(command, preexec_fn=die_with_parent(os.getpid()), **options)
 
         return self._call(start)
 

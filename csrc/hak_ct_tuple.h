@@ -1,0 +1,83 @@
+/* hak_ct_tuple.h - internal: the tuple attribute, which flows and expectations share. */
+#ifndef HAK_CT_TUPLE_H
+#define HAK_CT_TUPLE_H
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <linux/netfilter/nfnetlink_conntrack.h>
+#include "hak_err.h"
+#include "hak_flow.h"
+#include "hak_nlmsg.h"
+
+static inline void hak_nla_u8(struct hak_wr *w, uint16_t type, uint8_t v)
+{
+	hak_wr_h16(w, HAK_NLA_HDR + 1);
+	hak_wr_h16(w, type);
+	hak_wr_u32(w, (uint32_t)v << 24);	/* the byte and its padding */
+}
+
+static inline void hak_nla_u16(struct hak_wr *w, uint16_t type, uint16_t v)
+{
+	hak_wr_h16(w, HAK_NLA_HDR + 2);
+	hak_wr_h16(w, type);
+	hak_wr_u32(w, (uint32_t)v << 16);
+}
+
+static inline void hak_nla_u32(struct hak_wr *w, uint16_t type, uint32_t v)
+{
+	hak_wr_h16(w, HAK_NLA_HDR + 4);
+	hak_wr_h16(w, type);
+	hak_wr_u32(w, v);
+}
+
+static inline void hak_nla_addr(struct hak_wr *w, uint16_t type, const uint8_t a[16], uint8_t l3)
+{
+	if (l3 == AF_INET6)		/* constant sizes: no call to memcpy */
+		hak_nla_put(w, type, a, 16);
+	else
+		hak_nla_put(w, type, a, 4);
+}
+
+/* `zone` 0: none. */
+static inline void hak_ct_put_tuple(struct hak_wr *w, uint16_t attr, uint8_t l3, uint8_t l4proto,
+				    const struct hak_tuple *t, uint16_t zone)
+{
+	bool v6 = l3 == AF_INET6;
+	size_t outer = hak_nla_begin(w, attr);
+	size_t inner = hak_nla_begin(w, CTA_TUPLE_IP);
+	uint16_t icmp = l4proto == IPPROTO_ICMPV6 ? CTA_PROTO_ICMPV6_ID : CTA_PROTO_ICMP_ID;
+
+	hak_nla_addr(w, v6 ? CTA_IP_V6_SRC : CTA_IP_V4_SRC, t->src, l3);
+	hak_nla_addr(w, v6 ? CTA_IP_V6_DST : CTA_IP_V4_DST, t->dst, l3);
+	hak_nla_end(w, inner);
+	inner = hak_nla_begin(w, CTA_TUPLE_PROTO);
+	hak_nla_u8(w, CTA_PROTO_NUM, l4proto);
+	switch (hak_l4kind_of(l4proto)) {
+	case HAK_L4_PORTS:
+		hak_nla_u16(w, CTA_PROTO_SRC_PORT, t->sport);
+		hak_nla_u16(w, CTA_PROTO_DST_PORT, t->dport);
+		break;
+	case HAK_L4_ICMP:		/* id, type, code follow one another */
+		hak_nla_u16(w, icmp, t->sport);
+		hak_nla_u8(w, icmp + 1, (uint8_t)(t->dport >> 8));
+		hak_nla_u8(w, icmp + 2, (uint8_t)t->dport);
+		break;
+	}
+	hak_nla_end(w, inner);
+	if (zone)
+		hak_nla_u16(w, CTA_TUPLE_ZONE, zone);
+	hak_nla_end(w, outer);
+}
+
+/* A message is closed or, if it did not fit, undone. */
+static inline enum hak_err hak_ct_end(struct hak_wr *w, size_t at)
+{
+	if (w->bad) {
+		hak_wr_rewind(w, at);
+		return HAK_ESPACE;
+	}
+	hak_nlmsg_end(w, at);
+	return HAK_OK;
+}
+
+#endif

@@ -1,0 +1,626 @@
+/* hak_engine.c - birth, death and roles; see hak_engine.h. */
+#include "hak_engine_int.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <linux/netfilter/nfnetlink_conntrack.h>
+#include "hak_nlmsg.h"
+
+enum {
+	UDP_BUF = 16 << 20,
+	DRAIN_MS = 50,		/* how long a swap waits for records already here */
+};
+
+const char *hak_stat_name(unsigned i)
+{
+	static const char *const names[] = {
+#define X(id, name) name,
+		HAK_STATS(X)
+#undef X
+	};
+	return i < HAK_STAT_COUNT ? names[i] : NULL;
+}
+
+uint64_t hak_stat_value(const struct hak_stats *s, unsigned i)
+{
+	return i < HAK_STAT_COUNT ? atomic_load_explicit(&s->v[i], memory_order_relaxed) : 0;
+}
+
+const char *hak_event_name(unsigned i)
+{
+	static const char *const names[] = {
+#define X(id, name) name,
+		HAK_EVENTS(X)
+#undef X
+	};
+	return i < HAK_EV_COUNT ? names[i] : NULL;
+}
+
+/* ---- small queues ---------------------------------------------------- */
+
+void hak_wake(int fd)
+{
+	uint64_t one = 1;
+
+	/* fails only when it is awake already (the counter is full) */
+	if (write(fd, &one, sizeof one) < 0)
+		return;
+}
+
+void hak_unwake(int fd)
+{
+	uint64_t n;
+
+	if (read(fd, &n, sizeof n) < 0)
+		return;
+}
+
+/* A full queue drops the newest: what Python has not fetched yet is what explains
+ * how things began. */
+void hak_emit(struct hak_engine *e, enum hak_event_type t, uint64_t a, uint64_t b, uint64_t c,
+	      const char *text)
+{
+	struct hak_event *v;
+
+	pthread_mutex_lock(&e->q_lock);
+	if (e->ev_n < HAK_EVENTS_HELD) {
+		v = &e->events[(e->ev_head + e->ev_n++) % HAK_EVENTS_HELD];
+		*v = (struct hak_event){ .type = (uint8_t)t, .mono_ns = hak_now(),
+					 .a = a, .b = b, .c = c };
+		snprintf(v->text, sizeof v->text, "%s", text ? text : "");
+	}
+	pthread_mutex_unlock(&e->q_lock);
+	hak_wake(e->event_fd);
+}
+
+bool hak_asks_put(struct hak_asks *q, const struct hak_ask *a)
+{
+	if (q->n == HAK_ASK_HELD)
+		return false;
+	q->v[(q->head + q->n++) % HAK_ASK_HELD] = *a;
+	return true;
+}
+
+/* Take the oldest that is due.  False: none; *next_due is when the head will be. */
+bool hak_asks_take(struct hak_asks *q, uint64_t now, struct hak_ask *out, uint64_t *next_due)
+{
+	for (unsigned i = 0; i < q->n; i++) {
+		struct hak_ask *a = &q->v[(q->head + i) % HAK_ASK_HELD];
+
+		if (a->due_ns > now) {
+			if (a->due_ns < *next_due)
+				*next_due = a->due_ns;
+			continue;
+		}
+		*out = *a;
+		/* close the hole from the head's side: order among the due stays */
+		for (; i > 0; i--)
+			q->v[(q->head + i) % HAK_ASK_HELD] = q->v[(q->head + i - 1) % HAK_ASK_HELD];
+		q->head = (q->head + 1) % HAK_ASK_HELD;
+		q->n--;
+		return true;
+	}
+	return false;
+}
+
+/* ---- birth ----------------------------------------------------------- */
+
+static int udp_socket(const struct hak_link_cfg *l)
+{
+	int fd = socket(l->local.ss_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int size = UDP_BUF, dscp = 0xc0;	/* CS6: network control */
+	socklen_t len = l->local.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+							: sizeof(struct sockaddr_in);
+
+	if (fd < 0)
+		return -1;
+	/* Only from and to this link, whatever the routing table says. */
+	if (setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, l->ifname,
+		       (socklen_t)strnlen(l->ifname, sizeof l->ifname)) ||
+	    bind(fd, (const void *)&l->local, len)) {
+		int keep = errno;
+
+		close(fd);
+		errno = keep;
+		return -1;
+	}
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size))
+		(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size))
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+	if (l->local.ss_family == AF_INET6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_TCLASS, &dscp, sizeof dscp);
+	else
+		(void)setsockopt(fd, IPPROTO_IP, IP_TOS, &dscp, sizeof dscp);
+	return fd;
+}
+
+static bool lower_address(const struct hak_link_cfg *l)
+{
+	if (l->local.ss_family == AF_INET)
+		return memcmp(&((const struct sockaddr_in *)&l->local)->sin_addr,
+			      &((const struct sockaddr_in *)&l->peer)->sin_addr, 4) < 0;
+	return memcmp(&((const struct sockaddr_in6 *)&l->local)->sin6_addr,
+		      &((const struct sockaddr_in6 *)&l->peer)->sin6_addr, 16) < 0;
+}
+
+static void unset_fds(struct hak_engine *e)
+{
+	e->wake_io = e->wake_capture = e->wake_apply = e->event_fd = -1;
+	e->events_nl.fd = e->fetch_nl.fd = e->list_nl.fd = -1;
+	e->apply_nl.fd = e->survey_nl.fd = e->count_nl.fd = e->gate.nl.fd = -1;
+	e->announcer.fd = -1;
+	for (unsigned i = 0; i < HAK_LINKS_MAX; i++)
+		e->links[i].fd = -1;
+}
+
+#define TRY(what, expr) do { \
+	enum hak_err err_ = (expr); \
+	if (err_) { \
+		*err = err_ == HAK_ESYS ? errno : 0; \
+		snprintf(why, HAK_TEXT, "%s", what); \
+		return err_; \
+	} } while (0)
+#define SYS(expr) ((expr) ? HAK_ESYS : HAK_OK)
+
+static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
+{
+	const char *names[HAK_IFACES_MAX];
+	char what[HAK_TEXT];
+
+	TRY("random numbers", hak_random(&e->boot_id, sizeof e->boot_id));
+	TRY("random numbers", hak_random(e->hash_key, sizeof e->hash_key));
+	TRY("eventfd", SYS((e->wake_io = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0));
+	TRY("eventfd", SYS((e->wake_capture = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0));
+	TRY("eventfd", SYS((e->wake_apply = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0));
+	TRY("eventfd", SYS((e->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0));
+	TRY("memory for the stream", hak_tx_init(&e->tx));
+	TRY("memory for the stream", hak_rx_init(&e->rx));
+	TRY("conntrack netlink socket", hak_nl_open(&e->events_nl, HAK_NL_EVENT_BUF));
+	TRY("conntrack netlink socket", hak_nl_open(&e->fetch_nl, HAK_NL_CALL_BUF));
+	TRY("conntrack netlink socket", hak_nl_open(&e->apply_nl, HAK_NL_CALL_BUF));
+	TRY("conntrack netlink socket", hak_nl_open(&e->count_nl, HAK_NL_CALL_BUF));
+	/* what we write ourselves is no news */
+	TRY("filter of the event socket", hak_nl_ignore(&e->events_nl, e->apply_nl.portid));
+	for (unsigned i = 0; i < e->cfg.n_interfaces; i++)
+		names[i] = e->cfg.interfaces[i];
+	TRY("data interfaces", hak_gate_init(&e->gate, e->cfg.gate_table, names,
+					      e->cfg.n_interfaces));
+	TRY("packet socket", hak_announcer_init(&e->announcer));
+	for (unsigned i = 0; i < e->cfg.n_links; i++) {
+		struct hak_link *l = &e->links[i];
+
+		snprintf(what, sizeof what, "link %u (%s)", i, e->cfg.links[i].ifname);
+		TRY(what, SYS((l->fd = udp_socket(&e->cfg.links[i])) < 0));
+		l->info.rtt_us = -1;
+		l->info.since_ms = e->boot_ms;
+	}
+	return HAK_OK;
+}
+
+enum hak_err hak_engine_new(struct hak_engine **out, const struct hak_engine_cfg *cfg,
+			    char *why, int *err)
+{
+	struct hak_engine *e = calloc(1, sizeof *e);
+	enum hak_err r;
+
+	*out = NULL;
+	*err = errno;
+	snprintf(why, HAK_TEXT, "memory");
+	if (!e)
+		return HAK_ESYS;
+	/* The key must not reach a core dump or the swap space.  Best effort: a
+	 * tight RLIMIT_MEMLOCK is no reason to stand still. */
+	(void)mlock(e, sizeof *e);
+	unset_fds(e);
+	pthread_mutex_init(&e->tx_lock, NULL);
+	pthread_mutex_init(&e->rx_lock, NULL);
+	pthread_mutex_init(&e->q_lock, NULL);
+	pthread_condattr_t ca;
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&e->turned, &ca);
+	pthread_condattr_destroy(&ca);
+	e->cfg = *cfg;
+	e->boot_ms = hak_wall_ms();
+	e->larval_timeout = cfg->larval_timeout;
+	e->initiator = lower_address(&cfg->links[0]);
+	e->sync_needed = true;
+	r = open_all(e, why, err);
+	if (r) {
+		hak_engine_free(e);
+		return r;
+	}
+	*out = e;
+	return HAK_OK;
+}
+
+enum hak_err hak_engine_start(struct hak_engine *e)
+{
+	pthread_t *const threads[] = { &e->io, &e->capture, &e->apply };
+	void *(*const mains[])(void *) = { hak_io_main, hak_capture_main, hak_apply_main };
+	static const char *const names[] = { "hak-io", "hak-capture", "hak-apply" };
+
+	if (e->running)
+		return HAK_ESTATE;
+	for (unsigned i = 0; i < 3; i++) {
+		int err = pthread_create(threads[i], NULL, mains[i], e);
+
+		if (err) {
+			errno = err;
+			return HAK_ESYS;
+		}
+		(void)pthread_setname_np(*threads[i], names[i]);
+		e->running++;
+	}
+	return HAK_OK;
+}
+
+void hak_engine_free(struct hak_engine *e)
+{
+	if (!e)
+		return;
+	pthread_t const threads[] = { e->io, e->capture, e->apply };
+
+	atomic_store(&e->stop, true);
+	for (unsigned i = 0; i < e->running; i++) {
+		hak_wake(e->wake_io);
+		hak_wake(e->wake_capture);
+		hak_wake(e->wake_apply);
+		pthread_join(threads[i], NULL);
+	}
+	hak_session_end(&e->now);
+	hak_session_end(&e->next);
+	for (unsigned i = 0; i < HAK_LINKS_MAX; i++)
+		if (e->links[i].fd >= 0)
+			close(e->links[i].fd);
+	hak_nl_close(&e->events_nl);
+	hak_nl_close(&e->fetch_nl);
+	hak_nl_close(&e->list_nl);
+	hak_nl_close(&e->apply_nl);
+	hak_nl_close(&e->survey_nl);
+	hak_nl_close(&e->count_nl);
+	hak_gate_free(&e->gate);
+	hak_announcer_free(&e->announcer);
+	hak_tx_free(&e->tx);
+	hak_rx_free(&e->rx);
+	for (int *fd = (int[]){ e->wake_io, e->wake_capture, e->wake_apply, e->event_fd, -2 };
+	     *fd != -2; fd++)
+		if (*fd >= 0)
+			close(*fd);
+	pthread_mutex_destroy(&e->tx_lock);
+	pthread_mutex_destroy(&e->rx_lock);
+	pthread_mutex_destroy(&e->q_lock);
+	pthread_cond_destroy(&e->turned);
+	hak_wipe(e, sizeof *e);
+	free(e);
+}
+
+void hak_engine_bye(struct hak_engine *e)
+{
+	uint8_t body[4];
+	struct hak_wr w = hak_wr_on(body, sizeof body);
+
+	(void)hak_wire_put_raw(&w, HAK_REC_BYE, NULL, 0);
+	pthread_mutex_lock(&e->tx_lock);
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		hak_send_control(e, i, body, hak_wr_len(&w));
+	pthread_mutex_unlock(&e->tx_lock);
+}
+
+/* ---- roles ----------------------------------------------------------- */
+
+/* Wait, with q_lock held, until a thread signals or the monotonic time is up. */
+static bool await_turn(struct hak_engine *e, uint64_t until)
+{
+	struct timespec t = { .tv_sec = (time_t)(until / 1000000000u),
+			      .tv_nsec = (long)(until % 1000000000u) };
+
+	return pthread_cond_timedwait(&e->turned, &e->q_lock, &t) == 0;
+}
+
+static bool stream_waits(struct hak_engine *e)
+{
+	bool w;
+
+	pthread_mutex_lock(&e->rx_lock);
+	w = e->rx.applied != e->rx.next;
+	pthread_mutex_unlock(&e->rx_lock);
+	return w;
+}
+
+/* What the old active managed to send belongs into the table before packets do. */
+static void drain_stream(struct hak_engine *e)
+{
+	uint64_t until = hak_now() + (uint64_t)DRAIN_MS * HAK_MS;
+
+	while (e->running && stream_waits(e) && hak_now() < until) {
+		hak_wake(e->wake_apply);
+		pthread_mutex_lock(&e->q_lock);
+		(void)await_turn(e, hak_now() + HAK_MS / 2);
+		pthread_mutex_unlock(&e->q_lock);
+	}
+}
+
+enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak_swap_times *t)
+{
+	uint64_t t0 = hak_now(), t1, t2;
+
+	(void)term;		/* the daemon's; told to the peer by set_status */
+	memset(t, 0, sizeof *t);
+	if (atomic_load(&e->role) == HAK_ACTIVE)
+		return HAK_OK;
+	atomic_store(&e->role, HAK_TURNING);	/* no further datagram is taken */
+	drain_stream(e);
+	t1 = hak_now();
+	/* Listening begins before packets do, or their first events were lost. */
+	hak_nl_drain(&e->events_nl);
+	if (hak_nl_join(&e->events_nl, 1) || hak_gate_flip(&e->gate, true)) {
+		int keep = errno;
+
+		(void)hak_nl_join(&e->events_nl, 0);
+		atomic_store(&e->role, HAK_PASSIVE);
+		errno = keep;
+		return HAK_ESYS;
+	}
+	t2 = hak_now();
+	(void)hak_engine_announce(e);
+	atomic_store(&e->role, HAK_ACTIVE);
+	hak_wake(e->wake_capture);
+	hak_wake(e->wake_apply);
+	t->drain_ns = t1 - t0;
+	t->gate_ns = t2 - t1;
+	t->announce_ns = hak_now() - t2;
+	t->total_ns = hak_now() - t0;
+	return HAK_OK;
+}
+
+static void become_passive(struct hak_engine *e)
+{
+	(void)hak_nl_join(&e->events_nl, 0);
+	hak_nl_drain(&e->events_nl);
+	atomic_store(&e->synced, false);
+	atomic_store(&e->sync_needed, true);
+	atomic_store(&e->role, HAK_PASSIVE);
+	hak_wake(e->wake_capture);
+	hak_wake(e->wake_apply);
+}
+
+enum hak_err hak_engine_passivate(struct hak_engine *e, struct hak_swap_times *t)
+{
+	uint64_t t0 = hak_now();
+	enum hak_err r = hak_gate_flip(&e->gate, false);
+
+	memset(t, 0, sizeof *t);
+	t->gate_ns = hak_now() - t0;
+	/* A gate whose table is gone cannot be closed; the caller must hear of it,
+	 * but publishing stops in any case. */
+	int keep = errno;
+	if (atomic_load(&e->role) != HAK_PASSIVE)
+		become_passive(e);
+	errno = keep;
+	t->total_ns = hak_now() - t0;
+	return r;
+}
+
+enum hak_err hak_engine_handover(struct hak_engine *e, uint32_t term, uint32_t timeout_ms)
+{
+	uint64_t until = hak_now() + (uint64_t)timeout_ms * HAK_MS;
+	bool done = false;
+
+	if (atomic_load(&e->role) != HAK_ACTIVE || !atomic_load(&e->peer_alive))
+		return HAK_ESTATE;
+	if (hak_gate_flip(&e->gate, false))
+		return HAK_ESYS;
+	pthread_mutex_lock(&e->q_lock);
+	e->drain_term = term;
+	e->drained = false;
+	e->drain_asked = true;
+	pthread_mutex_unlock(&e->q_lock);
+	while (!done && hak_now() < until) {
+		uint64_t applied;
+
+		hak_wake(e->wake_capture);
+		pthread_mutex_lock(&e->tx_lock);
+		applied = e->tx.applied;
+		pthread_mutex_unlock(&e->tx_lock);
+		pthread_mutex_lock(&e->q_lock);
+		done = e->drained && applied >= e->drained_seq;
+		if (!done)
+			(void)await_turn(e, hak_now() + HAK_MS / 2);
+		pthread_mutex_unlock(&e->q_lock);
+	}
+	if (done) {
+		become_passive(e);
+		return HAK_OK;
+	}
+	pthread_mutex_lock(&e->q_lock);
+	e->drain_asked = false;
+	pthread_mutex_unlock(&e->q_lock);
+	if (hak_gate_flip(&e->gate, true))
+		return HAK_ESYS;
+	(void)hak_engine_announce(e);
+	return HAK_ESTATE;
+}
+
+int hak_engine_gate(struct hak_engine *e)
+{
+	return hak_gate_probe(&e->gate);
+}
+
+unsigned hak_engine_announce(struct hak_engine *e)
+{
+	unsigned n = hak_announcer_send(&e->announcer);
+
+	hak_count_n(&e->stats, HAK_STAT_ANNOUNCED, n);
+	return n;
+}
+
+void hak_engine_sweep(struct hak_engine *e, const uint32_t natural[256][16])
+{
+	pthread_mutex_lock(&e->q_lock);
+	memcpy(e->natural, natural, sizeof e->natural);
+	e->sweep_asked = true;
+	pthread_mutex_unlock(&e->q_lock);
+	hak_wake(e->wake_apply);
+}
+
+void hak_engine_want_sync(struct hak_engine *e)
+{
+	atomic_store(&e->synced, false);
+	atomic_store(&e->sync_needed, true);
+	hak_wake(e->wake_apply);
+}
+
+/* ---- inputs ---------------------------------------------------------- */
+
+void hak_engine_set_status(struct hak_engine *e, const struct hak_status *s)
+{
+	bool changed;
+
+	pthread_mutex_lock(&e->q_lock);
+	changed = memcmp(&e->status, s, sizeof *s) != 0;
+	e->status = *s;
+	pthread_mutex_unlock(&e->q_lock);
+	if (!changed)
+		return;
+	/* the peer's election should not wait for the next beat */
+	pthread_mutex_lock(&e->tx_lock);
+	hak_send_heartbeats(e);
+	pthread_mutex_unlock(&e->tx_lock);
+}
+
+enum hak_err hak_engine_set_locals(struct hak_engine *e, const struct hak_locals *l)
+{
+	int other = !atomic_load(&e->locals_now);
+
+	/* Readers finish with a set within one event: by the next change of
+	 * addresses nobody looks at the older one. */
+	e->locals[other] = *l;
+	atomic_store_explicit(&e->locals_now, other, memory_order_release);
+	return HAK_OK;
+}
+
+enum hak_err hak_engine_set_announcements(struct hak_engine *e, unsigned n,
+					  const char *const *ifnames, const char *const *addrs,
+					  unsigned *bad)
+{
+	hak_announcer_clear(&e->announcer);
+	for (*bad = 0; *bad < n; ++*bad) {
+		enum hak_err r = hak_announcer_add(&e->announcer, ifnames[*bad], addrs[*bad]);
+
+		if (r && r != HAK_ESKIP)
+			return r;
+	}
+	return HAK_OK;
+}
+
+/* ---- outputs --------------------------------------------------------- */
+
+int hak_engine_event_fd(const struct hak_engine *e)
+{
+	return e->event_fd;
+}
+
+bool hak_engine_event(struct hak_engine *e, struct hak_event *out)
+{
+	bool got;
+
+	pthread_mutex_lock(&e->q_lock);
+	got = e->ev_n > 0;
+	if (got) {
+		*out = e->events[e->ev_head];
+		e->ev_head = (e->ev_head + 1) % HAK_EVENTS_HELD;
+		e->ev_n--;
+	} else {
+		hak_unwake(e->event_fd);
+	}
+	pthread_mutex_unlock(&e->q_lock);
+	return got;
+}
+
+void hak_engine_peer(struct hak_engine *e, struct hak_peer *out)
+{
+	pthread_mutex_lock(&e->q_lock);
+	*out = e->peer;
+	pthread_mutex_unlock(&e->q_lock);
+	out->alive = atomic_load(&e->peer_alive);
+	out->heard_ns = atomic_load(&e->peer_heard_ns);
+}
+
+void hak_engine_link(struct hak_engine *e, unsigned i, struct hak_link_info *out)
+{
+	pthread_mutex_lock(&e->q_lock);
+	*out = e->links[i].info;
+	pthread_mutex_unlock(&e->q_lock);
+}
+
+void hak_engine_stream(struct hak_engine *e, struct hak_stream_info *out)
+{
+	memset(out, 0, sizeof *out);
+	out->role = atomic_load(&e->role);
+	out->synced = atomic_load(&e->synced);
+	out->generation = atomic_load(&e->generation);
+	out->published = atomic_load(&e->stats.v[HAK_STAT_TX_RECORDS]);
+	out->applied = atomic_load(&e->stats.v[HAK_STAT_APPLIED]);
+	pthread_mutex_lock(&e->tx_lock);
+	out->encrypted = e->cfg.encrypt || (e->now.live && e->now.peer.encrypt);
+	out->sequence = e->tx.next;
+	out->acked = e->tx.applied;
+	out->lag_records = e->tx.records - e->tx.records_applied;
+	out->lag_ns = hak_tx_lag(&e->tx, hak_now());
+	pthread_mutex_unlock(&e->tx_lock);
+	if (out->role == HAK_PASSIVE) {
+		pthread_mutex_lock(&e->rx_lock);
+		out->sequence = e->rx.next;
+		out->acked = e->rx.applied;
+		pthread_mutex_unlock(&e->rx_lock);
+	}
+}
+
+const struct hak_stats *hak_engine_stats(const struct hak_engine *e)
+{
+	return &e->stats;
+}
+
+int64_t hak_engine_table_count(struct hak_engine *e)
+{
+	uint8_t buf[1024];
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+	uint32_t seq = ++e->count_nl.seq;
+	struct nlmsghdr h;
+	struct hak_rd r, body;
+	uint16_t type;
+	size_t at, n;
+
+	hak_nl_drain(&e->count_nl);
+	at = hak_nlmsg_begin(&w, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS,
+			     NLM_F_REQUEST, seq, AF_UNSPEC, 0);
+	hak_nlmsg_end(&w, at);
+	if (hak_nl_send(&e->count_nl, &w) || hak_nl_recv(&e->count_nl, buf, sizeof buf, 0, &n))
+		return -1;
+	r = hak_rd_on(buf, n);
+	body = hak_nlmsg_next(&r, &h);
+	if (h.nlmsg_type == NLMSG_ERROR) {
+		errno = -(int)hak_rd_h32(&body);
+		return -1;
+	}
+	(void)hak_rd_take(&body, 4);
+	while (hak_rd_left(&body)) {
+		struct hak_rd v = hak_nla_next(&body, &type);
+
+		if (v.bad)
+			break;
+		if (type == CTA_STATS_GLOBAL_ENTRIES)
+			return hak_rd_u32(&v);
+	}
+	errno = EPROTO;
+	return -1;
+}

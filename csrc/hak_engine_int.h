@@ -1,0 +1,209 @@
+/* hak_engine_int.h - the engine's inside, shared by its four files.
+ *
+ *   hak_engine.c   birth, death, roles: the controlling thread
+ *   hak_io.c       the io thread;  hak_session.c: handshake and sessions
+ *   hak_capture.c  the capture thread
+ *   hak_apply.c    the apply thread; hak_sync.c: its passes over the whole table
+ *
+ * Locks, never held across a wait for another thread or a system call that can
+ * block (UDP sends do not block: the sockets are non-blocking):
+ *   tx_lock   sessions' sealing side, the sent ring, control sequence
+ *   rx_lock   the held ring
+ *   q_lock    small queues between threads, events to Python, peer and link facts
+ * Order where two are needed: tx_lock or rx_lock first, then q_lock.
+ *
+ * The sessions' opening side belongs to the io thread alone.
+ */
+#ifndef HAK_ENGINE_INT_H
+#define HAK_ENGINE_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+#include "hak_announce.h"
+#include "hak_crypto.h"
+#include "hak_ct.h"
+#include "hak_engine.h"
+#include "hak_gate.h"
+#include "hak_nl.h"
+#include "hak_replay.h"
+#include "hak_stream.h"
+#include "hak_wire.h"
+
+enum {
+	HAK_MS = 1000000,		/* ns */
+	HAK_ASK_HELD = 256,		/* FLOW_WANTs waiting, either way */
+	HAK_HELLO_PER_S = 50,		/* handshakes we are willing to compute */
+	HAK_TOUCHED_BITS = 1 << 16,
+};
+
+static inline uint64_t hak_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static inline uint64_t hak_wall_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / HAK_MS;
+}
+
+struct hak_link {
+	int fd;
+	uint64_t heard_ns;		/* io: last fresh heartbeat; 0 = never */
+	uint64_t echo_ns, echo_at;	/* io: peer's last stamp, and when it came */
+	uint64_t last_seq;		/* io: last control sequence heard here */
+	struct hak_link_info info;	/* q_lock */
+	_Atomic bool up;
+};
+
+struct hak_session {
+	bool live;
+	bool heard;			/* io: something came under its keys */
+	uint32_t local_id, peer_id;
+	struct hak_aead seal, open;
+	uint64_t control_seq;		/* tx_lock */
+	struct hak_replay control_seen;	/* io */
+	struct hak_hello peer;
+};
+
+/* A handshake that we began. */
+struct hak_offer {
+	bool live;
+	uint32_t local_id;
+	uint64_t made_ns;
+	struct hak_noise noise;
+	uint16_t len;
+	uint8_t bytes[HAK_HDR_LEN + HAK_NOISE_OVERHEAD + HAK_HELLO_MAX];
+};
+
+/* The handshake that we answered last: a repeated HELLO gets the same WELCOME. */
+struct hak_answer {
+	uint8_t peer_e[HAK_DH_LEN];
+	uint64_t boot_id, stamp;
+	uint16_t len;
+	uint8_t bytes[HAK_HDR_LEN + HAK_NOISE_OVERHEAD + HAK_HELLO_MAX];
+};
+
+struct hak_ask {			/* an entry to read anew */
+	struct hak_flow flow;		/* identity */
+	uint64_t due_ns;
+	bool seqadj_only;		/* send only its sequence adjustments */
+};
+
+struct hak_asks {			/* bounded FIFO, q_lock */
+	unsigned head, n;
+	struct hak_ask v[HAK_ASK_HELD];
+};
+
+struct hak_engine {
+	struct hak_engine_cfg cfg;
+	struct hak_stats stats;
+	uint64_t boot_id, boot_ms, stamp;
+	uint8_t hash_key[16];
+
+	pthread_mutex_t tx_lock, rx_lock, q_lock;
+	pthread_cond_t turned;		/* with q_lock: a thread did what a role change asked */
+	pthread_t io, capture, apply;
+	unsigned running;		/* how many of the three run */
+	_Atomic bool stop;
+	_Atomic int role;		/* enum hak_role */
+	int wake_io, wake_capture, wake_apply, event_fd;
+
+	/* links and sessions */
+	struct hak_link links[HAK_LINKS_MAX];
+	bool initiator;			/* this side begins handshakes */
+	struct hak_session now, next;	/* next: answered, not yet confirmed */
+	struct hak_offer offer;
+	struct hak_answer answer;
+	uint64_t hello_tokens_ns;	/* io: token bucket */
+	struct hak_tx tx;
+	struct hak_rx rx;
+	bool rx_reset;			/* rx_lock: a new session waits for apply */
+	bool rx_jump;			/* rx_lock: so does a gap that stays */
+	uint64_t jump_next, jump_base;
+	_Atomic uint64_t peer_heard_ns;
+	_Atomic bool peer_alive;
+	_Atomic bool session_up;
+	_Atomic uint32_t peer_mode;	/* from its STATUS */
+
+	/* q_lock */
+	struct hak_event events[HAK_EVENTS_HELD];
+	unsigned ev_head, ev_n;
+	struct hak_peer peer;
+	struct hak_status status;
+	struct hak_asks wants;		/* apply -> io: ask the peer for these */
+	struct hak_asks fetches;	/* io, capture -> capture: read these and send */
+	uint32_t sync_asked;		/* io -> capture: generation to list, 0 none */
+	uint32_t sync_wanted;		/* apply -> io: generation to ask for, 0 none */
+	bool drain_asked, drained;	/* control -> capture: HANDOVER after all */
+	uint32_t drain_term;
+	uint64_t drained_seq;
+	bool sweep_asked;
+	uint32_t natural[256][16];
+
+	/* policy: the set in use is locals[locals_now]; the other one is being made */
+	struct hak_locals locals[2];
+	_Atomic int locals_now;
+
+	/* capture */
+	struct hak_nl events_nl, fetch_nl, list_nl;
+	struct hak_wr batch;		/* over batch_bytes */
+	uint16_t batch_records;
+	uint8_t batch_bytes[HAK_PAYLOAD_MAX];
+	uint8_t touched[HAK_TOUCHED_BITS / 8];
+
+	/* apply */
+	struct hak_nl apply_nl, survey_nl;
+	_Atomic uint32_t larval_timeout;
+	_Atomic bool synced;
+	_Atomic bool sync_needed;
+	_Atomic bool apply_idle;
+	_Atomic uint32_t generation;
+
+	/* control */
+	struct hak_nl count_nl;
+	struct hak_gate gate;
+	struct hak_announcer announcer;
+};
+
+/* hak_engine.c */
+void hak_emit(struct hak_engine *e, enum hak_event_type t, uint64_t a, uint64_t b, uint64_t c,
+	      const char *text);
+void hak_wake(int fd);
+void hak_unwake(int fd);
+bool hak_asks_put(struct hak_asks *q, const struct hak_ask *a);
+bool hak_asks_take(struct hak_asks *q, uint64_t now, struct hak_ask *out, uint64_t *next_due);
+static inline const struct hak_locals *hak_engine_locals(const struct hak_engine *e)
+{
+	return &e->locals[atomic_load_explicit(&e->locals_now, memory_order_acquire)];
+}
+
+/* hak_io.c */
+void *hak_io_main(void *engine);
+/* Seal and send one CONTROL payload over link i; the caller holds tx_lock. */
+void hak_send_control(struct hak_engine *e, unsigned i, const uint8_t *payload, size_t n);
+/* A heartbeat on every link; the caller holds tx_lock. */
+void hak_send_heartbeats(struct hak_engine *e);
+void hak_put_header(uint8_t *out, const struct hak_engine *e, uint8_t kind,
+		    uint32_t session, uint64_t seq);
+void hak_send_bytes(struct hak_engine *e, unsigned i, const uint8_t *bytes, size_t n);
+unsigned hak_best_link(struct hak_engine *e, bool other);
+
+/* hak_session.c: called by the io thread alone */
+void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size_t n);
+void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body, size_t n);
+void hak_offer_session(struct hak_engine *e, uint64_t now);
+void hak_confirm_session(struct hak_engine *e);	/* next becomes now */
+void hak_session_end(struct hak_session *s);
+
+/* hak_capture.c, hak_apply.c */
+void *hak_capture_main(void *engine);
+void *hak_apply_main(void *engine);
+
+#endif

@@ -1,0 +1,698 @@
+/* hak_io.c - the io thread: all datagrams, all timers.
+ *
+ * One loop over the links' sockets: read what is there (bounded), then do what is
+ * due.  Reading comes before judging, so a process that was stopped sees the
+ * heartbeats that waited in its sockets before it would accuse anybody.
+ *
+ * The order of refusals is the order of what they cost: length, address, header,
+ * session, then the seal, then the replay window, and only then is anything parsed.
+ *
+ * Not handled: path MTU discovery (datagrams stay below what any link carries by
+ * configuration), more than one peer.
+ */
+#include "hak_engine_int.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+enum {
+	RX_BATCH = 32,
+	ACK_DELAY_MS = 2,
+	SYNC_ASK_MS = 200,
+	RESEND_MAX = 1024,		/* datagrams for one NACK */
+};
+
+struct inbox {				/* buffers of one recvmmsg() */
+	struct mmsghdr mm[RX_BATCH];
+	struct iovec iov[RX_BATCH];
+	struct sockaddr_storage from[RX_BATCH];
+	uint8_t bytes[RX_BATCH][HAK_DGRAM_MAX + 1];	/* one more shows a long one */
+};
+
+struct io {
+	struct hak_engine *e;
+	struct inbox in;
+	uint64_t beat_due, ack_due, hello_due, sync_due;
+	struct hak_ack acked;		/* what we last told */
+	bool accused;			/* peer.dead was emitted */
+};
+
+static uint64_t ms(uint32_t n)
+{
+	return (uint64_t)n * HAK_MS;
+}
+
+/* ---- sending --------------------------------------------------------- */
+
+void hak_put_header(uint8_t *out, const struct hak_engine *e, uint8_t kind,
+		    uint32_t session, uint64_t seq)
+{
+	uint8_t h[HAK_HDR_LEN];
+	struct hak_wr w = hak_wr_on(h, sizeof h);
+
+	hak_wr_u8(&w, HAK_WIRE_VERSION);
+	hak_wr_u8(&w, kind);
+	hak_wr_u16(&w, e->cfg.cluster);
+	hak_wr_u32(&w, session);
+	hak_wr_u64(&w, seq);
+	memcpy(out, h, sizeof h);
+}
+
+void hak_send_bytes(struct hak_engine *e, unsigned i, const uint8_t *bytes, size_t n)
+{
+	const struct sockaddr_storage *to = &e->cfg.links[i].peer;
+	socklen_t len = to->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+						  : sizeof(struct sockaddr_in);
+
+	/* A link that is down says so here; the other link and the resends make
+	 * good for it, so it is counted and nothing else. */
+	if (sendto(e->links[i].fd, bytes, n, MSG_DONTWAIT | MSG_NOSIGNAL, (const void *)to, len) < 0)
+		hak_count(&e->stats, HAK_STAT_TX_ERRORS);
+}
+
+/* The first link that is up; with `other`, the one after it if there is one. */
+unsigned hak_best_link(struct hak_engine *e, bool other)
+{
+	unsigned found[HAK_LINKS_MAX], n = 0;
+
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		if (atomic_load_explicit(&e->links[i].up, memory_order_relaxed))
+			found[n++] = i;
+	if (!n)
+		return other && e->cfg.n_links > 1 ? 1 : 0;
+	return other && n > 1 ? found[1] : found[0];
+}
+
+void hak_send_control(struct hak_engine *e, unsigned i, const uint8_t *payload, size_t n)
+{
+	struct hak_session *s = &e->now;
+	uint8_t dg[HAK_DGRAM_MAX];
+	struct hak_wr w = hak_wr_on(dg + HAK_HDR_LEN, sizeof dg - HAK_HDR_LEN - HAK_TAG_LEN);
+	uint64_t seq;
+
+	if (!s->live || n > HAK_PAYLOAD_MAX)
+		return;
+	seq = s->control_seq++;
+	hak_put_header(dg, e, HAK_KIND_CONTROL, s->peer_id, seq);
+	hak_wr_copy(&w, payload, n);
+	if (hak_aead_seal(&s->seal, HAK_KIND_CONTROL, seq, dg, HAK_HDR_LEN, dg + HAK_HDR_LEN, n,
+			  dg + HAK_HDR_LEN + n, !e->cfg.encrypt && !s->peer.encrypt))
+		return;
+	hak_count(&e->stats, HAK_STAT_TX_CONTROL);
+	hak_send_bytes(e, i, dg, HAK_HDR_LEN + n + HAK_TAG_LEN);
+}
+
+void hak_send_heartbeats(struct hak_engine *e)
+{
+	struct hak_status status;
+
+	pthread_mutex_lock(&e->q_lock);
+	status = e->status;
+	pthread_mutex_unlock(&e->q_lock);
+	for (unsigned i = 0; i < e->cfg.n_links; i++) {
+		const struct hak_link *l = &e->links[i];
+		uint64_t now = hak_now();
+		uint8_t body[256];
+		struct hak_wr w = hak_wr_on(body, sizeof body);
+		struct hak_heartbeat h = {
+			.link = (uint8_t)i, .sent_ns = now, .echo_ns = l->echo_ns,
+			.hold_us = (uint32_t)((now - l->echo_at) / 1000),
+			.stream_next = e->tx.next, .stream_base = e->tx.base,
+		};
+
+		hak_put_heartbeat(&w, &h);
+		hak_put_status(&w, &status);
+		hak_send_control(e, i, body, hak_wr_len(&w));
+		hak_count(&e->stats, HAK_STAT_HEARTBEATS_SENT);
+	}
+}
+
+static void send_one(struct hak_engine *e, const uint8_t *body, const struct hak_wr *w, bool other)
+{
+	pthread_mutex_lock(&e->tx_lock);
+	hak_send_control(e, hak_best_link(e, other), body, hak_wr_len(w));
+	pthread_mutex_unlock(&e->tx_lock);
+}
+
+static void resend(struct hak_engine *e, const struct hak_range *r, int n)
+{
+	unsigned budget = RESEND_MAX, via;
+
+	hak_count(&e->stats, HAK_STAT_NACK_RECEIVED);
+	pthread_mutex_lock(&e->tx_lock);
+	via = hak_best_link(e, true);	/* the link that lost it gets a rest */
+	for (int i = 0; i < n; i++)
+		for (unsigned k = 0; k < r[i].count && budget; k++, budget--) {
+			const struct hak_sent *d = hak_tx_find(&e->tx, r[i].first + k);
+
+			if (!d)
+				continue;
+			hak_send_bytes(e, via, d->bytes, d->len);
+			hak_count(&e->stats, HAK_STAT_TX_RESENT);
+		}
+	pthread_mutex_unlock(&e->tx_lock);
+}
+
+/* ---- receiving ------------------------------------------------------- */
+
+static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
+{
+	if (a->ss_family != b->ss_family)
+		return false;
+	if (a->ss_family == AF_INET) {
+		const struct sockaddr_in *x = (const void *)a, *y = (const void *)b;
+
+		return x->sin_port == y->sin_port && x->sin_addr.s_addr == y->sin_addr.s_addr;
+	}
+	const struct sockaddr_in6 *x = (const void *)a, *y = (const void *)b;
+
+	return x->sin6_port == y->sin6_port &&
+	       !memcmp(&x->sin6_addr, &y->sin6_addr, sizeof x->sin6_addr);
+}
+
+static void link_state(struct hak_engine *e, unsigned i, bool up)
+{
+	if (atomic_exchange(&e->links[i].up, up) == up)
+		return;
+	pthread_mutex_lock(&e->q_lock);
+	e->links[i].info.up = up;
+	e->links[i].info.since_ms = hak_wall_ms();
+	if (!up)
+		e->links[i].info.rtt_us = -1;
+	pthread_mutex_unlock(&e->q_lock);
+	hak_emit(e, up ? HAK_EV_LINK_UP : HAK_EV_LINK_DOWN, i, 0, 0, NULL);
+}
+
+static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct hak_heartbeat *h,
+			 uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	struct hak_link *l = &e->links[i];
+	bool lost = false;
+
+	hak_count(&e->stats, HAK_STAT_HEARTBEATS_RECEIVED);
+	/* One counter runs over all links: an old one says nothing about now. */
+	if (seq < l->last_seq)
+		return;
+	l->last_seq = seq;
+	l->heard_ns = now;
+	l->echo_ns = h->sent_ns;
+	l->echo_at = now;
+	if (h->echo_ns && now > h->echo_ns) {
+		int64_t rtt = (int64_t)((now - h->echo_ns) / 1000) - h->hold_us;
+
+		pthread_mutex_lock(&e->q_lock);
+		if (rtt >= 0)
+			l->info.rtt_us = l->info.rtt_us < 0 ? rtt : (l->info.rtt_us * 7 + rtt) / 8;
+		pthread_mutex_unlock(&e->q_lock);
+	}
+	link_state(e, i, true);
+	atomic_store(&e->peer_heard_ns, now);
+	if (!atomic_exchange(&e->peer_alive, true)) {
+		io->accused = false;
+		hak_emit(e, HAK_EV_PEER_ALIVE, 0, 0, 0, NULL);
+	}
+
+	/* Where its stream stands matters to a passive node only: what an active
+	 * one missed, it will get by a full copy when it steps down. */
+	if (atomic_load(&e->role) != HAK_PASSIVE)
+		return;
+	pthread_mutex_lock(&e->rx_lock);
+	if (!e->rx_reset) {
+		if (h->stream_base > e->rx.next) {
+			e->rx_jump = lost = true;	/* done by the apply thread */
+			e->jump_next = h->stream_next;
+			e->jump_base = h->stream_base;
+		} else {
+			(void)hak_rx_announce(&e->rx, h->stream_next, h->stream_base, now);
+		}
+	}
+	pthread_mutex_unlock(&e->rx_lock);
+	if (lost)
+		hak_wake(e->wake_apply);
+}
+
+static void on_status(struct hak_engine *e, const struct hak_status *s)
+{
+	bool changed;
+
+	pthread_mutex_lock(&e->q_lock);
+	changed = memcmp(&e->peer.status, s, sizeof *s) != 0;
+	e->peer.status = *s;
+	pthread_mutex_unlock(&e->q_lock);
+	atomic_store(&e->peer_mode, s->mode);
+	if (changed) {
+		hak_emit(e, HAK_EV_PEER_STATUS, 0, 0, 0, NULL);
+		hak_wake(e->wake_apply);	/* an active peer can be asked for a copy */
+	}
+}
+
+/* One authentic, fresh CONTROL payload.  False: it is not K2K. */
+static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd r, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	bool newest = seq + 1 == e->now.control_seen.top;
+
+	while (hak_rd_left(&r)) {
+		struct hak_range ranges[HAK_NACK_MAX];
+		struct hak_heartbeat beat;
+		struct hak_status status;
+		struct hak_record rec;
+		struct hak_ack ack;
+		enum hak_err err = hak_wire_get(&r, &rec, NULL);
+		int n;
+
+		if (err == HAK_ESKIP) {
+			hak_count(&e->stats, HAK_STAT_DROP_RECORD);
+			continue;
+		}
+		if (err)
+			return false;
+		switch (rec.type) {
+		case HAK_REC_HEARTBEAT:
+			if (hak_get_heartbeat(rec.body, &beat))
+				return false;
+			on_heartbeat(io, link, seq, &beat, now);
+			break;
+		case HAK_REC_STATUS:
+			if (hak_get_status(rec.body, &status))
+				return false;
+			if (newest)	/* one that was overtaken is history */
+				on_status(e, &status);
+			break;
+		case HAK_REC_ACK:
+			if (hak_get_ack(rec.body, &ack))
+				return false;
+			pthread_mutex_lock(&e->tx_lock);
+			err = hak_tx_ack(&e->tx, &ack);
+			pthread_mutex_unlock(&e->tx_lock);
+			if (err)
+				return false;
+			hak_wake(e->wake_capture);
+			break;
+		case HAK_REC_NACK:
+			n = hak_get_nack(rec.body, ranges);
+			if (n < 0)
+				return false;
+			resend(e, ranges, n);
+			break;
+		case HAK_REC_SYNC_WANT:
+			pthread_mutex_lock(&e->q_lock);
+			e->sync_asked = rec.sync.generation;
+			pthread_mutex_unlock(&e->q_lock);
+			hak_wake(e->wake_capture);
+			break;
+		case HAK_REC_FLOW_WANT: {
+			struct hak_ask a = { .flow = rec.flow };
+
+			pthread_mutex_lock(&e->q_lock);
+			(void)hak_asks_put(&e->fetches, &a);	/* full: its next event */
+			pthread_mutex_unlock(&e->q_lock);
+			hak_wake(e->wake_capture);
+			break;
+		}
+		case HAK_REC_BYE:
+			atomic_store(&e->peer_alive, false);
+			io->accused = true;	/* no peer.dead on top of it */
+			hak_emit(e, HAK_EV_PEER_BYE, 0, 0, 0, NULL);
+			return true;
+		default:
+			hak_count(&e->stats, HAK_STAT_DROP_RECORD);
+		}
+	}
+	return true;
+}
+
+static void on_data(struct io *io, uint64_t seq, const uint8_t *payload, size_t n, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	enum hak_err err;
+	bool ready = false;
+
+	if (atomic_load(&e->role) != HAK_PASSIVE) {
+		hak_count(&e->stats, HAK_STAT_DROP_ROLE);
+		return;
+	}
+	pthread_mutex_lock(&e->rx_lock);
+	/* until the apply thread has let go of the old session's slots */
+	err = e->rx_reset || e->rx_jump ? HAK_ESPACE : hak_rx_wanted(&e->rx, seq);
+	if (!err) {
+		uint64_t before = e->rx.next;
+
+		hak_rx_put(&e->rx, seq, payload, n, now);
+		ready = e->rx.next != before;
+	}
+	pthread_mutex_unlock(&e->rx_lock);
+	if (err) {
+		hak_count(&e->stats, err == HAK_EREPLAY ? HAK_STAT_DROP_DUPLICATE
+							: HAK_STAT_DROP_WINDOW);
+		/* A duplicate means that our acknowledgement got lost. */
+		if (!io->ack_due)
+			io->ack_due = now + ms(ACK_DELAY_MS);
+		return;
+	}
+	hak_count(&e->stats, HAK_STAT_RX_DATAGRAMS);
+	hak_count_n(&e->stats, HAK_STAT_RX_BYTES, n + HAK_HDR_LEN + HAK_TAG_LEN);
+	if (!io->ack_due)
+		io->ack_due = now + ms(ACK_DELAY_MS);
+	if (ready && atomic_exchange(&e->apply_idle, false))
+		hak_wake(e->wake_apply);
+}
+
+/* A handshake costs two scalar multiplications: no more of them than a peer that
+ * is in trouble could need. */
+static bool hello_allowed(struct hak_engine *e, uint64_t now)
+{
+	const uint64_t each = 1000000000u / HAK_HELLO_PER_S, depth = 10 * each;
+
+	if (e->hello_tokens_ns < now - depth)
+		e->hello_tokens_ns = now - depth;
+	if (e->hello_tokens_ns + each > now)
+		return false;
+	e->hello_tokens_ns += each;
+	return true;
+}
+
+#define REFUSE(reason) do { hak_count(&e->stats, HAK_STAT_DROP_##reason); return; } while (0)
+
+static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len,
+			const struct sockaddr_storage *from, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	struct hak_session *s;
+	struct hak_rd r = hak_rd_on(bytes, len);
+	uint8_t version, kind;
+	uint16_t cluster;
+	uint32_t session;
+	uint64_t seq;
+	uint8_t *text;
+	size_t n;
+
+	if (len < HAK_HDR_LEN + HAK_TAG_LEN)
+		REFUSE(SHORT);
+	if (len > HAK_DGRAM_MAX)
+		REFUSE(LONG);
+	if (!same_address(from, &e->cfg.links[link].peer))
+		REFUSE(ADDRESS);
+	version = hak_rd_u8(&r);
+	kind = hak_rd_u8(&r);
+	cluster = hak_rd_u16(&r);
+	session = hak_rd_u32(&r);
+	seq = hak_rd_u64(&r);
+	if (version != HAK_WIRE_VERSION)
+		REFUSE(VERSION);
+	if (kind < HAK_KIND_HELLO || kind > HAK_KIND_CONTROL)
+		REFUSE(KIND);
+	if (cluster != e->cfg.cluster)
+		REFUSE(CLUSTER);
+	if (kind == HAK_KIND_HELLO || kind == HAK_KIND_WELCOME) {
+		if (!hello_allowed(e, now))
+			REFUSE(RATE);
+		if (kind == HAK_KIND_HELLO)
+			hak_on_hello(e, link, r.pos, hak_rd_left(&r));
+		else
+			hak_on_welcome(e, session, r.pos, hak_rd_left(&r));
+		return;
+	}
+
+	s = e->now.live && session == e->now.local_id ? &e->now :
+	    e->next.live && session == e->next.local_id ? &e->next : NULL;
+	if (!s)
+		REFUSE(SESSION);
+	text = bytes + HAK_HDR_LEN;
+	n = len - HAK_HDR_LEN - HAK_TAG_LEN;
+	if (hak_aead_open(&s->open, kind, seq, bytes, HAK_HDR_LEN, text, n, text + n,
+			  !e->cfg.encrypt && !s->peer.encrypt))
+		REFUSE(AUTH);
+	if (s == &e->next) {
+		hak_confirm_session(e);
+		s = &e->now;
+		io->acked = (struct hak_ack){ 0 };
+		io->accused = false;
+	}
+	s->heard = true;
+	if (kind == HAK_KIND_DATA) {
+		if (!n)
+			REFUSE(MALFORMED);
+		on_data(io, seq, text, n, now);
+		return;
+	}
+	if (!hak_replay_take(&s->control_seen, seq))
+		REFUSE(REPLAY);
+	if (!on_control(io, link, seq, hak_rd_on(text, n), now))
+		REFUSE(MALFORMED);
+}
+
+static bool read_link(struct io *io, unsigned link)
+{
+	struct inbox *in = &io->in;
+	struct hak_engine *e = io->e;
+	uint64_t now;
+	int n;
+
+	for (unsigned i = 0; i < RX_BATCH; i++) {
+		in->iov[i] = (struct iovec){ in->bytes[i], sizeof in->bytes[i] };
+		in->mm[i].msg_hdr = (struct msghdr){
+			.msg_name = &in->from[i], .msg_namelen = sizeof in->from[i],
+			.msg_iov = &in->iov[i], .msg_iovlen = 1,
+		};
+	}
+	n = recvmmsg(e->links[link].fd, in->mm, RX_BATCH, MSG_DONTWAIT, NULL);
+	now = hak_now();
+	for (int i = 0; i < n; i++)
+		on_datagram(io, link, in->bytes[i], in->mm[i].msg_len, &in->from[i], now);
+	return n == RX_BATCH;
+}
+
+/* ---- timers ---------------------------------------------------------- */
+
+static void beat(struct io *io, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+
+	pthread_mutex_lock(&e->tx_lock);
+	hak_send_heartbeats(e);
+	pthread_mutex_unlock(&e->tx_lock);
+	io->beat_due += ms(e->cfg.heartbeat_ms);
+	if (io->beat_due <= now)
+		io->beat_due = now + ms(e->cfg.heartbeat_ms);
+}
+
+static void acknowledge(struct io *io, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	uint8_t body[32];
+	struct hak_wr w = hak_wr_on(body, sizeof body);
+	struct hak_ack a;
+	bool behind;
+
+	pthread_mutex_lock(&e->rx_lock);
+	a = (struct hak_ack){ .next = e->rx.next, .applied = e->rx.applied };
+	behind = e->rx_reset || a.applied != a.next;
+	if (e->rx_reset)
+		a = (struct hak_ack){ 0 };
+	pthread_mutex_unlock(&e->rx_lock);
+	hak_put_ack(&w, &a);
+	send_one(e, body, &w, false);
+	io->acked = a;
+	io->ack_due = behind ? now + ms(ACK_DELAY_MS) : 0;
+}
+
+/* How long to wait before asking for what is missing: a little reordering is
+ * normal, a round trip must be given to a resend.  ns. */
+static void nack_times(struct hak_engine *e, uint64_t *wait, uint64_t *again)
+{
+	int64_t rtt;
+
+	pthread_mutex_lock(&e->q_lock);
+	rtt = e->links[hak_best_link(e, false)].info.rtt_us;
+	pthread_mutex_unlock(&e->q_lock);
+	if (rtt < 0)
+		rtt = 1000;
+	*wait = 500000 + (uint64_t)rtt * 250;
+	*again = 2 * HAK_MS + (uint64_t)rtt * 2000;
+}
+
+static uint64_t nack(struct io *io, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	struct hak_range ranges[HAK_NACK_MAX];
+	uint8_t body[HAK_NACK_MAX * 10 + 8];
+	struct hak_wr w = hak_wr_on(body, sizeof body);
+	uint64_t wait, again, due = UINT64_MAX;
+	unsigned n = 0;
+
+	nack_times(e, &wait, &again);
+	pthread_mutex_lock(&e->rx_lock);
+	if (!e->rx_reset && !e->rx_jump && atomic_load(&e->role) == HAK_PASSIVE) {
+		n = hak_rx_missing(&e->rx, ranges, HAK_NACK_MAX, now, wait, again);
+		due = hak_rx_due(&e->rx, wait, again);
+	}
+	pthread_mutex_unlock(&e->rx_lock);
+	if (n) {
+		hak_put_nack(&w, ranges, n);
+		send_one(e, body, &w, true);
+		hak_count(&e->stats, HAK_STAT_NACK_SENT);
+	}
+	return due;
+}
+
+static void ask(struct io *io, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	uint8_t body[HAK_PAYLOAD_MAX];
+	struct hak_wr w = hak_wr_on(body, sizeof body);
+	struct hak_ask a;
+	uint64_t due;
+	uint32_t generation;
+
+	pthread_mutex_lock(&e->q_lock);
+	generation = e->sync_wanted;
+	while (hak_wr_left(&w) > 64 && hak_asks_take(&e->wants, now, &a, &due))
+		(void)hak_wire_put_flow(&w, HAK_REC_FLOW_WANT, &a.flow);
+	pthread_mutex_unlock(&e->q_lock);
+	if (generation && now >= io->sync_due) {
+		uint8_t g[4];
+		struct hak_wr gw = hak_wr_on(g, sizeof g);
+
+		hak_wr_u32(&gw, generation);
+		(void)hak_wire_put_raw(&w, HAK_REC_SYNC_WANT, g, sizeof g);
+		io->sync_due = now + ms(SYNC_ASK_MS);
+	}
+	if (hak_wr_len(&w))
+		send_one(e, body, &w, false);
+}
+
+/* Links and peer: who has been silent for too long? */
+static uint64_t judge(struct io *io, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	uint64_t limit = ms(e->cfg.dead_after_ms), next = now + limit;
+	uint64_t heard = atomic_load(&e->peer_heard_ns);
+	bool heard_any = false;
+
+	for (unsigned i = 0; i < e->cfg.n_links; i++) {
+		uint64_t h = e->links[i].heard_ns;
+
+		if (!h)
+			continue;
+		heard_any = true;
+		if (now - h >= limit)
+			link_state(e, i, false);
+		else if (h + limit < next)
+			next = h + limit;
+	}
+	if (heard_any && now - heard >= limit) {
+		atomic_store(&e->peer_alive, false);
+		if (!io->accused) {
+			io->accused = true;
+			hak_emit(e, HAK_EV_PEER_DEAD, now - heard, 0, 0, NULL);
+			hak_wake(e->wake_capture);	/* stop waiting for its window */
+		}
+	}
+	return next;
+}
+
+/* A loop that comes round much later than it meant to was stopped or starved: what
+ * it did not hear in the meantime is its own fault, so everybody gets a heartbeat's
+ * time more before judgement. */
+static void note_slip(struct io *io, uint64_t meant, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	uint64_t limit = ms(e->cfg.dead_after_ms), grace = now - limit + 2 * ms(e->cfg.heartbeat_ms);
+
+	if (now < meant + limit / 2)
+		return;
+	hak_count(&e->stats, HAK_STAT_SLIPS);
+	hak_emit(e, HAK_EV_SLIP, now - meant, 0, 0, NULL);
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		if (e->links[i].heard_ns && e->links[i].heard_ns < grace)
+			e->links[i].heard_ns = grace;
+	if (atomic_load(&e->peer_alive) && atomic_load(&e->peer_heard_ns) < grace)
+		atomic_store(&e->peer_heard_ns, grace);
+}
+
+static bool lonely(const struct io *io, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+
+	return !e->now.heard ||
+	       now - atomic_load(&e->peer_heard_ns) > 2 * ms(e->cfg.heartbeat_ms);
+}
+
+static uint64_t timers(struct io *io, uint64_t now)
+{
+	struct hak_engine *e = io->e;
+	uint64_t due, next;
+	bool asking;
+
+	if (now >= io->beat_due)
+		beat(io, now);
+	next = io->beat_due;
+	if (e->initiator && lonely(io, now)) {
+		if (now >= io->hello_due) {
+			hak_offer_session(e, now);
+			io->hello_due = now + ms(e->cfg.heartbeat_ms);
+		}
+		if (io->hello_due < next)
+			next = io->hello_due;
+	}
+	if (e->now.live) {
+		due = nack(io, now);
+		if (due < next)
+			next = due;
+		if (io->ack_due && now >= io->ack_due)
+			acknowledge(io, now);
+		if (io->ack_due && io->ack_due < next)
+			next = io->ack_due;
+		ask(io, now);
+		pthread_mutex_lock(&e->q_lock);
+		asking = e->sync_wanted != 0;
+		pthread_mutex_unlock(&e->q_lock);
+		if (asking && io->sync_due < next)
+			next = io->sync_due;
+	}
+	due = judge(io, now);
+	return due < next ? due : next;
+}
+
+void *hak_io_main(void *engine)
+{
+	struct hak_engine *e = engine;
+	struct io io;			/* 50 KB, mostly buffers */
+	struct sched_param rt = { .sched_priority = 10 };
+	struct pollfd fds[HAK_LINKS_MAX + 1];
+	uint64_t now = hak_now(), next = now;
+
+	/* where allowed; without it a busy machine may delay heartbeats */
+	(void)pthread_setschedparam(pthread_self(), SCHED_RR, &rt);
+	memset(&io, 0, sizeof io);
+	io.e = e;
+	io.beat_due = now;
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		fds[i] = (struct pollfd){ .fd = e->links[i].fd, .events = POLLIN };
+	fds[e->cfg.n_links] = (struct pollfd){ .fd = e->wake_io, .events = POLLIN };
+
+	while (!atomic_load(&e->stop)) {
+		uint64_t wait = next > now ? next - now : 0;
+		struct timespec t = { .tv_sec = (time_t)(wait / 1000000000u),
+				      .tv_nsec = (long)(wait % 1000000000u) };
+
+		(void)ppoll(fds, e->cfg.n_links + 1, &t, NULL);
+		now = hak_now();
+		note_slip(&io, next, now);
+		if (fds[e->cfg.n_links].revents)
+			hak_unwake(e->wake_io);
+		/* Bounded: a flood may fill the sockets, not starve the timers. */
+		for (unsigned i = 0; i < e->cfg.n_links; i++)
+			for (int k = 0; k < 4 && read_link(&io, i); k++)
+				;
+		now = hak_now();
+		next = timers(&io, now);
+		now = hak_now();
+	}
+	return NULL;
+}

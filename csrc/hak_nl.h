@@ -1,0 +1,41 @@
+/* hak_nl.h - NETLINK_NETFILTER sockets: opening, tuning, one synchronous call. */
+#ifndef HAK_NL_H
+#define HAK_NL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "hak_buf.h"
+#include "hak_err.h"
+
+enum {
+	/* The kernel caps a listing's message at 32 KiB (net/netlink/af_netlink.c,
+	 * netlink_dump); one event is some 300 bytes. */
+	HAK_NL_BUF = 32768,
+	/* SO_RCVBUFFORCE; the kernel doubles it.  Each queued event is charged
+	 * 1,280 bytes, so 64 MiB hold some 100,000. */
+	HAK_NL_EVENT_BUF = 64 << 20,
+	HAK_NL_CALL_BUF = 4 << 20,
+};
+
+struct hak_nl {
+	int fd;			/* -1: closed */
+	uint32_t portid;	/* the kernel's name of this socket */
+	uint32_t seq;		/* last used */
+};
+
+/* In the network namespace of the calling thread.  HAK_ESYS: errno. */
+enum hak_err hak_nl_open(struct hak_nl *nl, int rcvbuf);
+void hak_nl_close(struct hak_nl *nl);
+/* Join or leave the connection tracking groups (new, update, destroy, and the
+ * expectations' new and destroy). */
+enum hak_err hak_nl_join(struct hak_nl *nl, int join);
+/* Drop, before they take up buffer, messages caused by the socket `portid`. */
+enum hak_err hak_nl_ignore(struct hak_nl *nl, uint32_t portid);
+/* Send what the writer holds. */
+enum hak_err hak_nl_send(struct hak_nl *nl, const struct hak_wr *w);
+/* Receive one datagram into buf; 0 bytes if none is there (MSG_DONTWAIT only). */
+enum hak_err hak_nl_recv(struct hak_nl *nl, void *buf, size_t size, int flags, size_t *got);
+/* Throw away all that is queued. */
+void hak_nl_drain(struct hak_nl *nl);
+
+#endif

@@ -1,0 +1,284 @@
+/* hak_session.c - who talks to whom with which keys.
+ *
+ * The side with the lower address on the first link begins.  It offers (HELLO)
+ * as long as it does not hear its peer; the other side answers (WELCOME) and holds
+ * the new session as `next` until the first datagram under its keys proves that
+ * the offer was no replay.  So nothing an outsider can send, recorded or made up,
+ * ends a session in use.
+ *
+ * A session lives as long as both processes: a mere silence is no reason for new
+ * keys, because the stream's numbers, and with them what can be resent, belong to
+ * the session.  A WELCOME from the boot we already share a session with is ignored.
+ *
+ * Not handled: a third node with the same key and address (refused by boot only
+ * as far as its hello contradicts ours); rotation of the pre-shared key.
+ */
+#include "hak_engine_int.h"
+
+#include <stdio.h>
+
+enum { OFFER_LIFE_MS = 1000 };
+
+static void prologue(const struct hak_engine *e, uint8_t out[6])
+{
+	struct hak_wr w = hak_wr_on(out, 6);
+
+	hak_wr_copy(&w, "K2K", 3);
+	hak_wr_u8(&w, HAK_WIRE_VERSION);
+	hak_wr_u16(&w, e->cfg.cluster);
+}
+
+static uint32_t fresh_id(const struct hak_engine *e)
+{
+	uint32_t id = 0;
+
+	while (!id || (e->now.live && id == e->now.local_id) ||
+	       (e->next.live && id == e->next.local_id))
+		if (hak_random(&id, sizeof id))
+			return 0;
+	return id;
+}
+
+static size_t own_hello(struct hak_engine *e, uint32_t id, uint8_t out[HAK_HELLO_MAX])
+{
+	struct hak_hello h = {
+		.wire_min = HAK_WIRE_VERSION, .wire_max = HAK_WIRE_VERSION,
+		.encrypt = e->cfg.encrypt, .session = id,
+		.boot_id = e->boot_id, .boot_ms = e->boot_ms,
+		.stamp = ++e->stamp, .priority = e->cfg.priority,
+	};
+	struct hak_wr w = hak_wr_on(out, HAK_HELLO_MAX);
+
+	snprintf(h.serial, sizeof h.serial, "%s", e->cfg.serial);
+	snprintf(h.model, sizeof h.model, "%s", e->cfg.model);
+	snprintf(h.version, sizeof h.version, "%s", e->cfg.version);
+	hak_put_hello(&w, &h);
+	return hak_wr_len(&w);
+}
+
+/* Why this peer cannot be ours, or NULL. */
+static const char *objection(const struct hak_engine *e, const struct hak_hello *h)
+{
+	if (h->wire_min > HAK_WIRE_VERSION || h->wire_max < HAK_WIRE_VERSION)
+		return "no common protocol version; upgrade the older node";
+	if (!strcmp(h->serial, e->cfg.serial))
+		return "it has our own serial; node.serial must differ";
+	if (h->boot_id == e->boot_id)
+		return "it is our own echo; check link.local and link.peer";
+	return NULL;
+}
+
+static bool agreeable(struct hak_engine *e, const struct hak_hello *h)
+{
+	const char *why = objection(e, h);
+
+	if (!why)
+		return true;
+	hak_count(&e->stats, HAK_STAT_DROP_HELLO);
+	hak_emit(e, HAK_EV_HELLO_REFUSED, 0, 0, 0, why);
+	return false;
+}
+
+/* Both handshake messages' payloads: open() gave n bytes of text. */
+static enum hak_err read_hello(struct hak_engine *e, const uint8_t *text, size_t n,
+			       struct hak_hello *h)
+{
+	enum hak_err err = hak_get_hello(hak_rd_on(text, n), h);
+
+	if (err)
+		hak_count(&e->stats, HAK_STAT_DROP_MALFORMED);
+	return err;
+}
+
+void hak_session_end(struct hak_session *s)
+{
+	hak_aead_free(&s->seal);
+	hak_aead_free(&s->open);
+	memset(s, 0, sizeof *s);
+}
+
+static bool session_begin(struct hak_session *s, uint32_t local_id, const struct hak_hello *peer,
+			  uint8_t keys[2][HAK_KEY_LEN], bool initiator)
+{
+	bool ok;
+
+	hak_session_end(s);
+	ok = !hak_aead_init(&s->seal, keys[initiator ? 0 : 1], true) &&
+	     !hak_aead_init(&s->open, keys[initiator ? 1 : 0], false);
+	hak_wipe(keys, 2 * HAK_KEY_LEN);
+	if (!ok) {
+		hak_session_end(s);
+		return false;
+	}
+	s->live = true;
+	s->local_id = local_id;
+	s->peer_id = peer->session;
+	s->peer = *peer;
+	hak_replay_init(&s->control_seen);
+	return true;
+}
+
+/* `next` becomes `now`: both streams begin anew. */
+void hak_confirm_session(struct hak_engine *e)
+{
+	bool new_boot = !e->now.live || e->now.peer.boot_id != e->next.peer.boot_id;
+
+	pthread_mutex_lock(&e->tx_lock);
+	hak_session_end(&e->now);
+	e->now = e->next;
+	memset(&e->next, 0, sizeof e->next);	/* its contexts moved, not freed */
+	hak_tx_reset(&e->tx);
+	pthread_mutex_unlock(&e->tx_lock);
+
+	pthread_mutex_lock(&e->rx_lock);
+	e->rx_reset = true;			/* the apply thread may hold slots */
+	e->rx_jump = false;
+	pthread_mutex_unlock(&e->rx_lock);
+
+	pthread_mutex_lock(&e->q_lock);
+	e->peer.known = true;
+	e->peer.hello = e->now.peer;
+	if (new_boot)
+		memset(&e->peer.status, 0, sizeof e->peer.status);
+	e->sync_asked = 0;
+	pthread_mutex_unlock(&e->q_lock);
+	if (new_boot)
+		atomic_store(&e->peer_mode, 0);
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		e->links[i].last_seq = 0;
+
+	atomic_store(&e->session_up, true);
+	atomic_store(&e->synced, false);
+	atomic_store(&e->sync_needed, true);
+	hak_count(&e->stats, HAK_STAT_HANDSHAKES);
+	hak_emit(e, HAK_EV_SESSION_UP, e->now.peer.boot_id, new_boot, 0, NULL);
+	hak_wake(e->wake_apply);
+	hak_wake(e->wake_capture);
+}
+
+/* ---- beginning ------------------------------------------------------- */
+
+static enum hak_err make_offer(struct hak_engine *e, uint64_t now)
+{
+	struct hak_offer *o = &e->offer;
+	uint8_t pro[6], hello[HAK_HELLO_MAX];
+	size_t n;
+	enum hak_err err;
+
+	hak_wipe(&o->noise, sizeof o->noise);
+	o->live = false;
+	o->local_id = fresh_id(e);
+	prologue(e, pro);
+	if (!o->local_id)
+		return HAK_ESYS;
+	n = own_hello(e, o->local_id, hello);
+	err = hak_noise_start(&o->noise, e->cfg.psk, pro, sizeof pro, NULL);
+	if (!err)
+		err = hak_noise_write1(&o->noise, hello, n, o->bytes + HAK_HDR_LEN);
+	if (err)
+		return err;
+	hak_put_header(o->bytes, e, HAK_KIND_HELLO, 0, 0);
+	o->len = (uint16_t)(HAK_HDR_LEN + HAK_NOISE_OVERHEAD + n);
+	o->made_ns = now;
+	o->live = true;
+	return HAK_OK;
+}
+
+/* The same offer goes out again until it is a second old: its answer may be on
+ * the way, and a fresh one would make that answer worthless. */
+void hak_offer_session(struct hak_engine *e, uint64_t now)
+{
+	if (!e->offer.live || now - e->offer.made_ns > (uint64_t)OFFER_LIFE_MS * HAK_MS)
+		if (make_offer(e, now))
+			return;
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		hak_send_bytes(e, i, e->offer.bytes, e->offer.len);
+}
+
+void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body, size_t n)
+{
+	struct hak_offer *o = &e->offer;
+	uint8_t text[HAK_DGRAM_MAX], keys[2][HAK_KEY_LEN];
+	struct hak_hello h;
+
+	if (!e->initiator || !o->live || session != o->local_id) {
+		hak_count(&e->stats, HAK_STAT_DROP_SESSION);
+		return;
+	}
+	if (hak_noise_read2(&o->noise, body, n, text, keys)) {
+		hak_count(&e->stats, HAK_STAT_DROP_AUTH);
+		return;
+	}
+	o->live = false;	/* the handshake is spent, whatever follows */
+	if (read_hello(e, text, n - HAK_NOISE_OVERHEAD, &h) || !agreeable(e, &h)) {
+		hak_wipe(keys, sizeof keys);
+		return;
+	}
+	if (e->now.heard && e->now.peer.boot_id == h.boot_id) {
+		/* The session stands, see top: having heard it, we know that the
+		 * peer confirmed it and cannot have lost it within one boot. */
+		hak_wipe(keys, sizeof keys);
+		return;
+	}
+	if (!session_begin(&e->next, o->local_id, &h, keys, true))
+		return;
+	/* The answer proves the peer knows the key and is alive now: no need to
+	 * wait.  Our first heartbeat confirms to the other side. */
+	hak_confirm_session(e);
+	pthread_mutex_lock(&e->tx_lock);
+	hak_send_heartbeats(e);
+	pthread_mutex_unlock(&e->tx_lock);
+}
+
+/* ---- answering ------------------------------------------------------- */
+
+void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size_t n)
+{
+	struct hak_answer *a = &e->answer;
+	struct hak_noise noise;
+	uint8_t pro[6], text[HAK_DGRAM_MAX], peer_e[HAK_DH_LEN], hello[HAK_HELLO_MAX];
+	uint8_t keys[2][HAK_KEY_LEN];
+	struct hak_hello h;
+	uint32_t id;
+	size_t m;
+
+	if (e->initiator) {
+		/* both ends think they begin: addresses are configured wrongly,
+		 * or it is our own datagram */
+		hak_count(&e->stats, HAK_STAT_DROP_HELLO);
+		return;
+	}
+	if (a->len && n >= HAK_DH_LEN && !memcmp(a->peer_e, body, HAK_DH_LEN)) {
+		hak_send_bytes(e, link, a->bytes, a->len);
+		return;
+	}
+	prologue(e, pro);
+	if (hak_noise_start(&noise, e->cfg.psk, pro, sizeof pro, NULL))
+		return;
+	if (hak_noise_read1(&noise, body, n, text, peer_e)) {
+		hak_count(&e->stats, HAK_STAT_DROP_AUTH);
+		goto out;
+	}
+	if (read_hello(e, text, n - HAK_NOISE_OVERHEAD, &h) || !agreeable(e, &h))
+		goto out;
+	if (h.boot_id == a->boot_id && h.stamp <= a->stamp) {
+		hak_count(&e->stats, HAK_STAT_DROP_REPLAY);
+		goto out;
+	}
+	id = fresh_id(e);
+	if (!id)
+		goto out;
+	m = own_hello(e, id, hello);
+	if (hak_noise_write2(&noise, peer_e, hello, m, a->bytes + HAK_HDR_LEN, keys))
+		goto out;
+	hak_put_header(a->bytes, e, HAK_KIND_WELCOME, h.session, 0);
+	a->len = (uint16_t)(HAK_HDR_LEN + HAK_NOISE_OVERHEAD + m);
+	memcpy(a->peer_e, peer_e, sizeof peer_e);
+	a->boot_id = h.boot_id;
+	a->stamp = h.stamp;
+	if (session_begin(&e->next, id, &h, keys, false))
+		hak_send_bytes(e, link, a->bytes, a->len);
+out:
+	hak_wipe(&noise, sizeof noise);
+	hak_wipe(keys, sizeof keys);
+}

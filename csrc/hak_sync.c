@@ -1,0 +1,331 @@
+/* hak_sync.c - passes of the apply thread over this kernel's whole table.
+ *
+ * A full copy on the passive side.  No list of what the copy touched is kept: the
+ * kernel's own timeouts tell.  Before asking, a SURVEY finds the longest timeout
+ * in the table; then a larval timeout that ends later than all of these is chosen
+ * for everything written from now on.  After SYNC_END, whatever ends earlier was
+ * touched neither by the copy nor by the stream since: the active does not have
+ * it, and the PURGE removes it.  Timeouts are in seconds, so a margin of some
+ * seconds keeps the two apart.
+ *
+ *      OFF --needed, active peer--> SURVEY --done--> ASKED --BEGIN--> RUNNING
+ *       ^                                                               | END
+ *       +------------------------- PURGE done <-------------------------+
+ *      any state --session changed, stream lost, role changed--> OFF
+ *
+ * GRE's larvae bear FIXED_TIMEOUT, which nothing renews: the copy replaces them.
+ *
+ * After a swap the SWEEP gives every entry that still bears a larval timeout its
+ * natural one; those that saw a packet have it already (the kernel did it).
+ *
+ * All passes list unfiltered (a filtered listing holds its CPU for half a second
+ * at a million buckets), one chunk at a time, between what the stream brings.
+ *
+ * Not handled: reaping GRE larvae after a swap (they end with their 8 days, or
+ * with the tunnel's own end); a ct timeout policy longer than six days.
+ */
+#include "hak_apply_int.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <linux/netfilter/nf_conntrack_common.h>
+
+enum {
+	MARGIN_S = 16,			/* between two copies' timeouts */
+	SLACK_S = 8,			/* of it, for rounding and for slow clocks */
+	TIMEOUT_MAX_S = 20 * 86400,	/* below what any HZ can hold */
+	SWEEP_BELOW_S = 2 * 86400,	/* larval minus this: no natural one is there */
+};
+
+static bool ours(const struct hak_engine *e, const struct hak_flow *f)
+{
+	const struct hak_locals *l = hak_engine_locals(e);
+
+	/* whatever the policy: our own connections are not the peer's to judge */
+	return hak_policy_wants(&e->cfg.policy, l, f) && !hak_flow_is_local(l, f);
+}
+
+static bool pass_begin(struct hak_apply *a, enum hak_pass pass)
+{
+	struct hak_engine *e = a->e;
+	uint8_t buf[256];
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+
+	a->pass = HAK_PASS_NONE;
+	hak_nl_close(&e->survey_nl);		/* an unfinished listing blocks its socket */
+	if (hak_nl_open(&e->survey_nl, HAK_NL_CALL_BUF) ||
+	    hak_ct_put_list(&w, ++e->survey_nl.seq) || hak_nl_send(&e->survey_nl, &w))
+		return false;
+	a->pass = pass;
+	a->pass_began = hak_now();
+	a->pass_next = 0;
+	a->pass_done = 0;
+	a->longest = 0;
+	return true;
+}
+
+/* Is this entry older than the copy?  Its timeout counts down from the moment it
+ * was written, so its end, not its remainder, is compared. */
+static bool stale(const struct hak_apply *a, const struct hak_flow *f)
+{
+	uint64_t since = (hak_now() - a->mark_ns) / 1000000000u;
+	uint32_t larval = atomic_load(&a->e->larval_timeout);
+
+	return a->purge_all || f->timeout + since + SLACK_S < larval;
+}
+
+static void purge(struct hak_apply *a, const struct hak_flow *f)
+{
+	struct hak_ctmsg now;
+
+	if (!stale(a, f))
+		return;
+	/* The listing is a moment old; this thread alone writes, so a second look
+	 * just before the deletion is final. */
+	if (hak_apply_get(a, f, &now) || !stale(a, &now.flow))
+		return;
+	if (!hak_apply_delete(a, &now.flow))
+		a->pass_done++;
+}
+
+static uint32_t natural(const struct hak_apply *a, const struct hak_flow *f)
+{
+	unsigned state = 0;
+	uint32_t t;
+
+	if (f->have & HAK_HAS_TCP)
+		state = f->tcp_state;
+	else if (f->have & HAK_HAS_SCTP)
+		state = f->sctp_state;
+	else if (f->have & HAK_HAS_DCCP)
+		state = f->dccp_state;
+	else
+		state = f->status & IPS_SEEN_REPLY ? 1 : 0;	/* unreplied, stream */
+	t = a->natural[f->l4proto][state & 15];
+	if (!t)
+		t = a->natural[f->l4proto][0];
+	return t ? t : a->natural[0][0];
+}
+
+static void sweep(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *f)
+{
+	struct hak_engine *e = a->e;
+
+	if (f->timeout + SWEEP_BELOW_S < e->cfg.larval_timeout || f->status & IPS_FIXED_TIMEOUT)
+		return;
+	if (!hak_ct_put_timeout(w, ++e->apply_nl.seq, f, natural(a, f), false))
+		a->pass_done++;
+}
+
+/* One chunk of the listing.  True: the pass is complete. */
+static bool pass_chunk(struct hak_apply *a)
+{
+	struct hak_engine *e = a->e;
+	struct hak_wr w = hak_wr_on(a->out, sizeof a->out);
+	uint64_t began = hak_now();
+	bool done = false;
+	struct hak_rd r;
+	size_t n;
+
+	if (hak_nl_recv(&e->survey_nl, a->chunk, sizeof a->chunk, 0, &n))
+		return true;
+	r = hak_rd_on(a->chunk, n);
+	while (hak_rd_left(&r)) {
+		struct hak_ctmsg *m = &a->msg;
+		struct hak_flow f;
+
+		if (hak_ct_next(&r, m))
+			continue;
+		if (m->what == HAK_CT_DONE || m->what == HAK_CT_ERROR) {
+			done = true;
+			break;
+		}
+		f = m->flow;	/* the calls below decode into a->msg */
+		if (!ours(e, &f))
+			continue;
+		if (a->pass == HAK_PASS_SURVEY && f.timeout > a->longest)
+			a->longest = f.timeout;
+		else if (a->pass == HAK_PASS_PURGE)
+			purge(a, &f);
+		else if (a->pass == HAK_PASS_SWEEP)
+			sweep(a, &w, &f);
+	}
+	if (hak_wr_len(&w)) {
+		(void)hak_nl_send(&e->apply_nl, &w);
+		hak_nl_drain(&e->apply_nl);	/* entries that went meanwhile */
+	}
+	a->pass_next = hak_now() + (hak_now() - began);		/* half of the time at most */
+	return done;
+}
+
+/* ---- the copy -------------------------------------------------------- */
+
+static void ask_for(struct hak_engine *e, uint32_t generation)
+{
+	pthread_mutex_lock(&e->q_lock);
+	e->sync_wanted = generation;
+	pthread_mutex_unlock(&e->q_lock);
+	if (generation)
+		hak_wake(e->wake_io);
+}
+
+static void copy_off(struct hak_apply *a)
+{
+	if (a->phase == HAK_COPY_ASKED)
+		ask_for(a->e, 0);
+	if (a->pass == HAK_PASS_SURVEY || a->pass == HAK_PASS_PURGE)
+		a->pass = HAK_PASS_NONE;
+	a->phase = HAK_COPY_OFF;
+}
+
+static void surveyed(struct hak_apply *a)
+{
+	struct hak_engine *e = a->e;
+	uint32_t larval = e->cfg.larval_timeout;
+
+	if (a->longest + MARGIN_S > larval)
+		larval = a->longest + MARGIN_S;
+	if (larval > TIMEOUT_MAX_S) {
+		/* Thousands of copies within the same days: begin at the bottom
+		 * again, with nothing left that could be mistaken. */
+		a->purge_all = true;
+		if (pass_begin(a, HAK_PASS_PURGE))
+			return;
+	}
+	atomic_store(&e->larval_timeout, larval);
+	a->mark_ns = hak_now();
+	a->generation = a->generation + 1 ? a->generation + 1 : 1;
+	atomic_store(&e->generation, a->generation);
+	a->phase = HAK_COPY_ASKED;
+	a->copied = 0;
+	ask_for(e, a->generation);
+}
+
+void hak_sync_on_begin(struct hak_apply *a, uint32_t generation)
+{
+	struct hak_engine *e = a->e;
+	struct hak_wr w = hak_wr_on(a->out, sizeof a->out);
+	uint32_t seq = ++e->apply_nl.seq;
+
+	if (a->phase != HAK_COPY_ASKED || generation != a->generation)
+		return;			/* of a copy we gave up */
+	ask_for(e, 0);
+	a->phase = HAK_COPY_RUNNING;
+	a->copy_began = hak_now();
+	/* Expectations live for minutes and bear no mark of ours: begin afresh. */
+	if (!hak_exp_put_flush(&w, seq, true))
+		(void)hak_apply_call(a, &w, seq, NULL);
+	hak_emit(e, HAK_EV_SYNC_BEGIN, 0, 0, 0, NULL);
+}
+
+void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries)
+{
+	(void)entries;			/* told for the log; `copied` is our own count */
+	if (a->phase != HAK_COPY_RUNNING || generation != a->generation)
+		return;
+	a->phase = HAK_COPY_PURGE;
+	if (!pass_begin(a, HAK_PASS_PURGE)) {
+		copy_off(a);
+		atomic_store(&a->e->sync_needed, true);
+	}
+}
+
+static void pass_complete(struct hak_apply *a)
+{
+	struct hak_engine *e = a->e;
+	enum hak_pass pass = a->pass;
+
+	a->pass = HAK_PASS_NONE;
+	switch (pass) {
+	case HAK_PASS_SURVEY:
+		surveyed(a);
+		break;
+	case HAK_PASS_PURGE:
+		if (a->purge_all) {
+			a->purge_all = false;
+			a->longest = 0;
+			surveyed(a);
+			break;
+		}
+		a->phase = HAK_COPY_OFF;
+		hak_count(&e->stats, HAK_STAT_SYNCS_DONE);
+		hak_count_n(&e->stats, HAK_STAT_SYNC_REMOVED, a->pass_done);
+		if (!atomic_load(&e->sync_needed))
+			atomic_store(&e->synced, true);
+		hak_emit(e, HAK_EV_SYNC_DONE, a->copied, a->pass_done, hak_now() - a->copy_began,
+			 NULL);
+		break;
+	case HAK_PASS_SWEEP:
+		hak_count_n(&e->stats, HAK_STAT_SWEPT, a->pass_done);
+		hak_emit(e, HAK_EV_SWEEP_DONE, a->pass_done, 0, hak_now() - a->pass_began, NULL);
+		break;
+	case HAK_PASS_NONE:
+		break;
+	}
+}
+
+static void passive_step(struct hak_apply *a)
+{
+	struct hak_engine *e = a->e;
+	bool can = atomic_load(&e->session_up) && atomic_load(&e->peer_alive) &&
+		   atomic_load(&e->peer_mode) == 2;
+
+	if (a->pass == HAK_PASS_SWEEP)
+		a->pass = HAK_PASS_NONE;	/* we stepped down during it */
+	if (atomic_load(&e->sync_needed))
+		copy_off(a);
+	else if (a->phase != HAK_COPY_OFF && !can) {
+		copy_off(a);
+		atomic_store(&e->sync_needed, true);
+	}
+	if (atomic_load(&e->sync_needed) && can) {
+		atomic_store(&e->sync_needed, false);
+		if (pass_begin(a, HAK_PASS_SURVEY))
+			a->phase = HAK_COPY_SURVEY;
+		else
+			atomic_store(&e->sync_needed, true);
+	}
+}
+
+static void active_step(struct hak_apply *a)
+{
+	struct hak_engine *e = a->e;
+	bool asked;
+
+	copy_off(a);
+	pthread_mutex_lock(&e->q_lock);
+	asked = e->sweep_asked;
+	e->sweep_asked = false;
+	if (asked)
+		memcpy(a->natural, e->natural, sizeof a->natural);
+	pthread_mutex_unlock(&e->q_lock);
+	if (asked && !pass_begin(a, HAK_PASS_SWEEP)) {
+		pthread_mutex_lock(&e->q_lock);
+		e->sweep_asked = true;
+		pthread_mutex_unlock(&e->q_lock);
+	}
+}
+
+uint64_t hak_sync_step(struct hak_apply *a)
+{
+	int role = atomic_load(&a->e->role);
+	uint64_t now;
+
+	if (role == HAK_PASSIVE)
+		passive_step(a);
+	else if (role == HAK_ACTIVE)
+		active_step(a);
+	else
+		copy_off(a);
+	if (a->pass == HAK_PASS_NONE)
+		/* a wish that could not be granted yet is looked at again soon */
+		return role == HAK_PASSIVE && atomic_load(&a->e->sync_needed) ? 100 * HAK_MS
+									       : UINT64_MAX;
+	now = hak_now();
+	if (now < a->pass_next)
+		return a->pass_next - now;
+	if (pass_chunk(a))
+		pass_complete(a);
+	return 0;
+}

@@ -1,0 +1,369 @@
+# The compiled core's Python face: lifetimes, the GIL, errors to exceptions.
+# No logic: what an engine does is in csrc/, what it should do is in Python.
+# cython: freethreading_compatible = False
+import socket
+import time
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset, strncpy
+
+from hak2k cimport _csrc as c
+
+WIRE_VERSION = c.HAK_WIRE_VERSION
+PORT = c.HAK_PORT
+IDLE = c.HAK_IDLE
+PASSIVE = c.HAK_PASSIVE
+ACTIVE = c.HAK_ACTIVE
+
+LARVAL_TIMEOUT = 8 * 86400     # seconds; natural ones are five days at most
+
+
+cdef dict _event_names():
+    names, i = {}, 0
+    while c.hak_event_name(i) is not NULL:
+        names[i] = c.hak_event_name(i).decode()
+        i += 1
+    return names
+
+
+EVENT_NAMES = _event_names()
+STAT_NAMES = tuple(c.hak_stat_name(i).decode() for i in range(c.HAK_STAT_COUNT))
+
+# How the three numbers of an event are called; see csrc/hak_engine.h.
+_EVENT_FIELDS = {
+    "session.up": ("boot", "new_boot", None),
+    "peer.dead": ("silent_ns", None, None),
+    "link.up": ("link", None, None),
+    "link.down": ("link", None, None),
+    "handover": ("term", None, None),
+    "sync.done": ("entries", "removed", "ns"),
+    "sync.sent": ("entries", None, "ns"),
+    "table.full": ("errno", None, None),
+    "apply.error": ("errno", None, None),
+    "slip": ("ns", None, None),
+    "sweep.done": ("entries", None, "ns"),
+}
+
+
+class CoreError(Exception):
+    """What the core could not do; `kind` says whose business it is."""
+
+    def __init__(self, kind, message, errno=0):
+        super().__init__(message)
+        self.kind = kind
+        self.errno = errno
+
+
+cdef object _raise(c.hak_err e, int err, what):
+    """The one place where the core's errors become exceptions."""
+    import os
+
+    if e == c.HAK_ESYS:
+        raise CoreError("kernel", f"{what}: {os.strerror(err)}", err)
+    text = c.hak_strerror(e).decode()
+    kind = "config" if e == c.HAK_EINVAL else "internal"
+    raise CoreError(kind, f"{what}: {text}")
+
+
+cdef int _put_text(char *to, size_t size, str text) except -1:
+    raw = text.encode()
+    if len(raw) >= size:
+        raise CoreError("config", f"{text!r} is longer than {size - 1} bytes")
+    memset(to, 0, size)
+    memcpy(to, <const char *>raw, len(raw))
+    return 0
+
+
+cdef int _put_address(c.sockaddr_storage *to, str text, int port) except -1:
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        raw = socket.inet_pton(family, text)
+    except OSError:
+        raise CoreError("config", f"{text!r} is not an IP address") from None
+    memset(to, 0, sizeof(to[0]))
+    cdef uint16_t be_port = socket.htons(port)
+    if family == socket.AF_INET6:
+        to.ss_family = c.AF_INET6
+        (<c.sockaddr_in6 *>to).sin6_port = be_port
+        memcpy(&(<c.sockaddr_in6 *>to).sin6_addr, <const char *>raw, 16)
+    else:
+        to.ss_family = c.AF_INET
+        (<c.sockaddr_in *>to).sin_port = be_port
+        memcpy(&(<c.sockaddr_in *>to).sin_addr, <const char *>raw, 4)
+    return 0
+
+
+cdef class Engine:
+    cdef c.hak_engine *e
+    cdef list _link_names
+
+    def __cinit__(self):
+        self.e = NULL
+
+    def __init__(
+        self, *, int cluster, bytes psk, str serial, str model, str version,
+        int priority, links, int port, int heartbeat_ms, int dead_after_ms,
+        bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
+        bint exclude_local,
+    ):
+        cdef c.hak_engine_cfg *cfg
+        cdef char why[160]
+        cdef int err = 0
+        cdef c.hak_err r
+        cdef int i
+
+        if self.e is not NULL:
+            raise CoreError("internal", "engine initialised twice")
+        if len(psk) != 32:
+            raise CoreError("config", "the key must be 32 bytes")
+        if not 1 <= len(links) <= c.HAK_LINKS_MAX:
+            raise CoreError("config", f"1 to {c.HAK_LINKS_MAX} links are needed")
+        if len(interfaces) > c.HAK_IFACES_MAX:
+            raise CoreError("config", f"at most {c.HAK_IFACES_MAX} data interfaces")
+        cfg = <c.hak_engine_cfg *>calloc(1, sizeof(c.hak_engine_cfg))
+        if cfg is NULL:
+            raise MemoryError
+        try:
+            cfg.cluster = cluster
+            cfg.priority = priority
+            memcpy(cfg.psk, <const char *>psk, 32)
+            _put_text(cfg.serial, 64, serial)
+            _put_text(cfg.model, 64, model)
+            _put_text(cfg.version, 64, version)
+            for i, (_, ifname, local, peer) in enumerate(links):
+                _put_text(cfg.links[i].ifname, 16, ifname)
+                _put_address(&cfg.links[i].local, local, port)
+                _put_address(&cfg.links[i].peer, peer, port)
+            cfg.n_links = len(links)
+            cfg.heartbeat_ms = heartbeat_ms
+            cfg.dead_after_ms = dead_after_ms
+            cfg.encrypt = encrypt
+            for i, name in enumerate(interfaces):
+                _put_text(cfg.interfaces[i], 16, name)
+            cfg.n_interfaces = len(interfaces)
+            _put_text(cfg.gate_table, 32, gate_table)
+            for number in range(256) if protocols is None else protocols:
+                i = number
+                cfg.policy.protocols[i // 32] |= <uint32_t>1 << (i % 32)
+            if exclude_mark is not None:
+                cfg.policy.mark, cfg.policy.mark_mask = exclude_mark
+            cfg.policy.exclude_local = exclude_local
+            cfg.larval_timeout = LARVAL_TIMEOUT
+            with nogil:
+                r = c.hak_engine_new(&self.e, cfg, why, &err)
+            if r != c.HAK_OK:
+                _raise(r, err, why.decode(errors="replace"))
+            self._link_names = [link[0] for link in links]
+        finally:
+            memset(cfg, 0, sizeof(c.hak_engine_cfg))
+            free(cfg)
+
+    cdef c.hak_engine *_get(self) except NULL:
+        if self.e is NULL:
+            raise CoreError("internal", "the engine is closed")
+        return self.e
+
+    def start(self):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_err r
+        with nogil:
+            r = c.hak_engine_start(e)
+        if r != c.HAK_OK:
+            _raise(r, errno, "threads")
+
+    def close(self):
+        cdef c.hak_engine *e = self.e
+        self.e = NULL
+        with nogil:
+            c.hak_engine_free(e)
+
+    def __dealloc__(self):
+        c.hak_engine_free(self.e)
+
+    def bye(self):
+        cdef c.hak_engine *e = self._get()
+        with nogil:
+            c.hak_engine_bye(e)
+
+    def activate(self, uint32_t term):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_swap_times t
+        cdef c.hak_err r
+        cdef int err
+        with nogil:
+            r = c.hak_engine_activate(e, term, &t)
+            err = errno
+        if r != c.HAK_OK:
+            _raise(r, err, "opening the gate")
+        return {"drain_ns": t.drain_ns, "gate_ns": t.gate_ns,
+                "announce_ns": t.announce_ns, "total_ns": t.total_ns}
+
+    def passivate(self, uint32_t term):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_swap_times t
+        cdef c.hak_err r
+        cdef int err
+        with nogil:
+            r = c.hak_engine_passivate(e, &t)
+            err = errno
+        if r != c.HAK_OK:
+            _raise(r, err, "closing the gate")
+        return {"gate_ns": t.gate_ns, "total_ns": t.total_ns}
+
+    def handover(self, uint32_t term, uint32_t timeout_ms):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_err r
+        cdef int err
+        with nogil:
+            r = c.hak_engine_handover(e, term, timeout_ms)
+            err = errno
+        if r == c.HAK_ESTATE:
+            return False
+        if r != c.HAK_OK:
+            _raise(r, err, "moving the gate")
+        return True
+
+    def gate_is_open(self):
+        cdef c.hak_engine *e = self._get()
+        cdef int r
+        with nogil:
+            r = c.hak_engine_gate(e)
+        if r == -2:
+            _raise(c.HAK_ESYS, errno, "asking for the gate")
+        return None if r < 0 else bool(r)
+
+    def announce(self):
+        cdef c.hak_engine *e = self._get()
+        cdef unsigned n
+        with nogil:
+            n = c.hak_engine_announce(e)
+        return n
+
+    def sweep(self, natural):
+        cdef c.hak_engine *e = self._get()
+        cdef uint32_t table[256][16]
+        memset(table, 0, sizeof(table))
+        for protocol, states in natural.items():
+            for state, seconds in states.items():
+                table[<uint8_t>protocol][<uint8_t>state & 15] = seconds
+        with nogil:
+            c.hak_engine_sweep(e, table)
+
+    def want_sync(self):
+        c.hak_engine_want_sync(self._get())
+
+    def set_status(self, *, int mode, int forced, int quality, int state,
+                   uint32_t term, uint64_t since):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_status s
+        memset(&s, 0, sizeof(s))
+        s.mode, s.forced, s.quality, s.state = mode, forced, quality, state
+        s.term, s.since_ms = term, since
+        with nogil:
+            c.hak_engine_set_status(e, &s)
+
+    def set_local_addresses(self, addresses):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_locals *l = <c.hak_locals *>calloc(1, sizeof(c.hak_locals))
+        if l is NULL:
+            raise MemoryError
+        try:
+            for raw in addresses:
+                if len(raw) not in (4, 16):
+                    raise CoreError("internal", "an address has 4 or 16 bytes")
+                family = c.AF_INET if len(raw) == 4 else c.AF_INET6
+                if not c.hak_locals_add(l, family, <const uint8_t *><const char *>raw):
+                    raise CoreError("kernel", "more than 1024 local addresses")
+            c.hak_engine_set_locals(e, l)
+        finally:
+            free(l)
+
+    def set_announcements(self, items):
+        cdef c.hak_engine *e = self._get()
+        cdef const char *names[256]
+        cdef const char *addrs[256]
+        cdef unsigned bad = 0
+        cdef unsigned i
+        cdef c.hak_err r
+        if len(items) > 128:
+            raise CoreError("config", "at most 128 addresses can be announced")
+        raw = [(name.encode(), addr.encode()) for name, addr in items]
+        for i in range(len(raw)):
+            names[i], addrs[i] = raw[i][0], raw[i][1]
+        r = c.hak_engine_set_announcements(e, len(raw), names, addrs, &bad)
+        if r != c.HAK_OK:
+            _raise(r, errno, f"announcing {items[bad][1]} on {items[bad][0]}")
+
+    @property
+    def event_fd(self):
+        return c.hak_engine_event_fd(self._get())
+
+    def events(self):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_event v
+        out = []
+        while c.hak_engine_event(e, &v):
+            name = EVENT_NAMES[v.type]
+            item = {"type": name, "mono_ns": v.mono_ns}
+            for key, value in zip(_EVENT_FIELDS.get(name, ()), (v.a, v.b, v.c)):
+                if key is not None:
+                    item[key] = value
+            if "new_boot" in item:
+                item["new_boot"] = bool(item["new_boot"])
+            text = v.text.decode(errors="replace")
+            if text:
+                item["reason" if name == "hello.refused" else "text"] = text
+            out.append(item)
+        return out
+
+    def peer(self):
+        cdef c.hak_peer p
+        c.hak_engine_peer(self._get(), &p)
+        if not p.known:
+            return None
+        return {
+            "serial": p.hello.serial.decode(), "model": p.hello.model.decode(),
+            "version": p.hello.version.decode(), "boot_id": p.hello.boot_id,
+            "boot_ms": p.hello.boot_ms, "priority": p.hello.priority,
+            "wire_min": p.hello.wire_min, "wire_max": p.hello.wire_max,
+            "alive": p.alive, "mode": p.status.mode, "forced": p.status.forced,
+            "quality": p.status.quality, "state": p.status.state,
+            "term": p.status.term, "since": p.status.since_ms,
+            "heard_ns_ago": max(0, time.monotonic_ns() - p.heard_ns),
+        }
+
+    def links(self):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_link_info l
+        out = []
+        for i, name in enumerate(self._link_names):
+            c.hak_engine_link(e, i, &l)
+            out.append({"name": name, "up": l.up, "since_ms": l.since_ms,
+                        "rtt_us": l.rtt_us if l.rtt_us >= 0 else None})
+        return out
+
+    def stream(self):
+        cdef c.hak_stream_info s
+        c.hak_engine_stream(self._get(), &s)
+        return {
+            "role": s.role, "sequence": s.sequence, "acked": s.acked,
+            "lag_records": s.lag_records, "lag_ms": s.lag_ns / 1e6,
+            "encrypted": s.encrypted, "synced": s.synced,
+            "generation": s.generation, "published": s.published,
+            "applied": s.applied,
+        }
+
+    def stats(self):
+        cdef const c.hak_stats *s = c.hak_engine_stats(self._get())
+        return {name: c.hak_stat_value(s, i) for i, name in enumerate(STAT_NAMES)}
+
+    def table_count(self):
+        cdef c.hak_engine *e = self._get()
+        cdef int64_t n
+        with nogil:
+            n = c.hak_engine_table_count(e)
+        if n < 0:
+            _raise(c.HAK_ESYS, errno, "counting conntrack entries")
+        return n

@@ -1,0 +1,722 @@
+"""The configuration: one TOML file, read, checked and frozen.
+
+Rules
+* Unknown keys are errors, with the nearest known name.
+* Every problem is one line `FILE:LINE: key: what is wrong, what to do`; all that
+  can be found in one go are reported together, in the order of the file.
+* A value that contradicts another is refused and both keys are named.
+* What this version cannot do is refused where it is asked for.  Nothing is
+  accepted and then silently ignored; `liveness.lease` is the one exception, which
+  the daemon says in its log at each start (`notices`).
+* Relative paths are relative to the file.
+
+What only a running kernel can tell (does the interface exist?) is checked by the
+daemon, which uses `Config.where` to name file and line just the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import hmac
+import ipaddress
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from hak2k._toml import Path as KeyPath
+from hak2k._toml import locate, show
+from hak2k.errors import ConfigError
+from hak2k.quality import DEFAULT_WEIGHT, MAX_WEIGHT
+
+DEFAULT_SOCKET: Final = "/run/hak2k/control.sock"
+DEFAULT_PORT: Final = 44242
+
+PROTOCOLS: Final[Mapping[str, int]] = {
+    "icmp": 1,
+    "igmp": 2,
+    "ipip": 4,
+    "tcp": 6,
+    "udp": 17,
+    "dccp": 33,
+    "ipv6": 41,
+    "rsvp": 46,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": 58,
+    "ospf": 89,
+    "etherip": 97,
+    "pim": 103,
+    "vrrp": 112,
+    "l2tp": 115,
+    "sctp": 132,
+    "udplite": 136,
+}
+"""Names for `stream.protocols`; any other protocol is given as its number."""
+
+_T = TypeVar("_T")
+
+_SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:()+-]{0,31}")
+_MODEL = re.compile(r"[!-~]([ -~]{0,30}[!-~])?")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}")
+_IFNAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._@+-][A-Za-z0-9._@+:-]{0,14}")
+_TOML_LINE = re.compile(r"^(.*) \(at line (\d+), column \d+\)$")
+_MIN_PSK = 16
+_SUN_PATH = 107  # sizeof(sockaddr_un.sun_path) less the final NUL
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    serial: str
+    """Who this node is: 1 to 32 of A-Z a-z 0-9 . _ : ( ) + -, different on the
+    two nodes.  The last tie-break of the election: the lower string wins."""
+    model: str = "hak2k"
+    """What kind of machine, for `hainfo`: 1 to 32 printable ASCII characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    id: int
+    """The same on both nodes; 1 to 65535.  Datagrams of another id are refused."""
+    psk_file: Path
+    """File with the pre-shared key, not readable by others.  Absolute here."""
+    priority: int = 0
+    """0 to 65535; decides where quality is equal.  50 marks the preferred node."""
+    address_mode: str = "shared"
+    """"shared": both nodes bear the same addresses, the gate keeps one mute."""
+    psk: bytes = field(default=b"", repr=False)
+    """The key itself, stretched to 32 bytes; see `derive_key`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    socket: Path = Path(DEFAULT_SOCKET)
+    """Unix socket of the `ha...` commands; at most 107 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    port: int = DEFAULT_PORT
+    """UDP port, the same on both nodes; 1 to 65535."""
+    protocols: tuple[int, ...] | None = None
+    """IP protocol numbers to replicate, ascending; None: all."""
+    min_duration_s: float = 0.0
+    """Seconds below which connections are not replicated.  Only 0 so far."""
+    exclude_mark: tuple[int, int] | None = None
+    """(value, mask): entries with ct mark & mask == value are not replicated."""
+    exclude_local: bool = True
+    """Leave out connections that end on the firewall itself."""
+    encrypt: bool = True
+    """False: datagrams are authenticated, not encrypted."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    name: str
+    """"main", "backup" or another word; `hainfo` shows it."""
+    interface: str
+    """The HA interface, which carries no user traffic."""
+    local: str
+    """Our IPv4 address on it."""
+    peer: str
+    """The other node's."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceConfig:
+    name: str
+    """A data interface, behind the gate."""
+    weight: int = DEFAULT_WEIGHT
+    """Its share in the quality factor, 0 to 9999."""
+    addresses: tuple[str, ...] = ()
+    """Its addresses, "10.0.0.1/24" or "fd00::1/64": announced at each swap."""
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessConfig:
+    heartbeat_ms: int = 50
+    """Between two heartbeats on each link; 5 to 10000 ms."""
+    dead_after_ms: int = 200
+    """Silence on all links after which the peer counts as dead; at least twice
+    heartbeat_ms, at most 60000 ms."""
+    lease: bool = True
+    """Fencing by the kernel.  Accepted; not yet enforced."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwapConfig:
+    garp_count: int = 3
+    """How often the addresses are announced after a swap, 100 ms apart; 1 to 50."""
+    garp_interval_s: float = 0.0
+    """Seconds between further announcements while active; 0: none."""
+    bounce_interfaces: bool = False
+    """Not available in this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    level: str = "info"
+    """The least severity that is logged: debug, info, warning or error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A checked configuration."""
+
+    path: Path
+    node: NodeConfig
+    cluster: ClusterConfig
+    control: ControlConfig
+    stream: StreamConfig
+    link: tuple[LinkConfig, ...]
+    interface: tuple[InterfaceConfig, ...]
+    liveness: LivenessConfig
+    swap: SwapConfig
+    log: LogConfig
+    lines: Mapping[KeyPath, int] = field(repr=False, compare=False)
+    """Line numbers by key path, for messages."""
+
+    def where(self, *key: str | int) -> str:
+        """`FILE:LINE: key` for a message about a value, found at run time."""
+        return f"{self.path}:{_line(self.lines, key)}: {show(key)}"
+
+    def notices(self) -> list[str]:
+        """What was accepted but does less than its name says; one line each."""
+        out = []
+        if self.liveness.lease:
+            out.append(
+                f"{self.where('liveness', 'lease')}: accepted, but not yet enforced "
+                "in this version; a hung active node is not fenced by the kernel"
+            )
+        return out
+
+    @property
+    def weights(self) -> dict[str, int]:
+        return {i.name: i.weight for i in self.interface}
+
+    @property
+    def announcements(self) -> list[tuple[str, str]]:
+        """(interface, address without prefix), in the order of the file."""
+        return [(i.name, a.split("/")[0]) for i in self.interface for a in i.addresses]
+
+
+# What SIGHUP may change while the stream runs.  An index stands as *.
+RELOADABLE: Final = frozenset(
+    {
+        "cluster.priority",
+        "interface[*].weight",
+        "log.level",
+        "swap.garp_count",
+        "swap.garp_interval_s",
+    }
+)
+
+
+def changed(old: Config, new: Config) -> list[KeyPath]:
+    """The keys whose values differ, as paths.  Tables that were added or removed
+    stand as a whole: ("link",)."""
+    out: list[KeyPath] = []
+
+    def walk(path: KeyPath, a: Any, b: Any) -> None:
+        if is_dataclass(a):
+            for f in fields(a):
+                if f.compare:
+                    walk((*path, f.name), getattr(a, f.name), getattr(b, f.name))
+        elif isinstance(a, tuple) and a and is_dataclass(a[0]):
+            if len(a) != len(b):
+                out.append(path)
+                return
+            for i, (x, y) in enumerate(zip(a, b, strict=True)):
+                walk((*path, i), x, y)
+        elif a != b:
+            out.append(path)
+
+    walk((), old, new)
+    return [p for p in out if p != ("path",)]
+
+
+def reloadable(path: KeyPath) -> bool:
+    """Whether a changed key may take effect without dropping the stream."""
+    star: KeyPath = tuple("*" if isinstance(part, int) else part for part in path)
+    return show(star).replace(".*", "[*]") in RELOADABLE
+
+
+def derive_key(secret: bytes) -> bytes:
+    """Pre-shared key of any length to the 32 bytes that the handshake mixes in.
+
+    HKDF-SHA256 (RFC 5869), salt and info fixed, so that the same file used by
+    another program gives another key.  This spreads entropy, it does not add any:
+    a key that can be guessed stays so, hence the demand for 16 bytes and the
+    advice to make it with `openssl rand -hex 32`.
+    """
+    extracted = hmac.new(b"hak2k psk v1", secret, hashlib.sha256).digest()
+    return hmac.new(extracted, b"hak2k k2k psk0\x01", hashlib.sha256).digest()
+
+
+def _line(lines: Mapping[KeyPath, int], key: KeyPath) -> int:
+    """The line of a key, or of the nearest table above that exists, or 1."""
+    for n in range(len(key), 0, -1):
+        if key[:n] in lines:
+            return lines[key[:n]]
+    return 1
+
+
+class _Report:
+    """Collects problems with their places."""
+
+    def __init__(self, path: Path, lines: Mapping[KeyPath, int]) -> None:
+        self.path = path
+        self.lines = lines
+        self.found: list[tuple[int, str]] = []
+
+    def line(self, key: KeyPath) -> int:
+        return _line(self.lines, key)
+
+    def __call__(self, key: KeyPath, problem: str) -> None:
+        n = self.line(key)
+        self.found.append((n, f"{self.path}:{n}: {show(key)}: {problem}"))
+
+    def contradiction(self, key: KeyPath, other: KeyPath, problem: str) -> None:
+        self(key, f"contradicts {show(other)} (line {self.line(other)}): {problem}")
+
+    def finish(self) -> None:
+        if self.found:
+            self.found.sort(key=lambda item: item[0])
+            raise ConfigError([text for _, text in self.found])
+
+
+_KIND = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
+
+
+class _Table:
+    """One table being read.  A bad value is reported and its default returned, so
+    that reading goes on; nothing made from it survives `_Report.finish`."""
+
+    def __init__(self, report: _Report, path: KeyPath, data: object) -> None:
+        self.report = report
+        self.path = path
+        if not isinstance(data, dict):
+            report(path, f"is {_is(data)}, must be a table; write [{show(path)}]")
+            data = {}
+        self.data: dict[str, Any] = data
+        self.known: set[str] = set()
+
+    def bad(self, key: str, problem: str) -> None:
+        self.report((*self.path, key), problem)
+
+    def _get(self, key: str, kind: type, default: Any) -> Any:
+        self.known.add(key)
+        if key not in self.data:
+            if default is not ...:
+                return default
+            self.bad(key, f"is missing; add it, {_KIND[kind]}")
+            return None
+        value = self.data[key]
+        # bool is an int to Python, and 1.0 is not a whole number to anyone.
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits:
+            self.bad(key, f"is {_is(value)}, must be {_KIND[kind]}")
+            return None
+        return value
+
+    def text(self, key: str, pattern: re.Pattern[str], rule: str, default: Any) -> str:
+        value = self._get(key, str, default)
+        if value is None:
+            return ""
+        if pattern.fullmatch(value) is None:
+            self.bad(key, f"{value!r} is not allowed; use {rule}")
+            return ""
+        return str(value)
+
+    def word(self, key: str, words: tuple[str, ...], default: str) -> str:
+        value = self._get(key, str, default)
+        if value is not None and value not in words:
+            choice = ", ".join(f'"{w}"' for w in words)
+            self.bad(key, f"{value!r} is not known; use one of {choice}")
+            value = None
+        return default if value is None else str(value)
+
+    def number(
+        self, key: str, low: float, high: float, unit: str, default: Any, kind: type
+    ) -> Any:
+        value = self._get(key, kind, default)
+        if value is None:
+            return low
+        if not low <= value <= high:  # also refuses nan
+            tail = f" {unit}" if unit else ""
+            self.bad(key, f"{value} is out of range; use {low} to {high}{tail}")
+            return low
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        return bool(self._get(key, bool, default))
+
+    def items(self, key: str, default: Any) -> list[Any]:
+        return list(self._get(key, list, default) or [])
+
+    def done(self) -> None:
+        for key in self.data:
+            if key not in self.known:
+                near = difflib.get_close_matches(key, self.known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else "remove it"
+                self.bad(key, f"is not a known key; {hint}")
+
+
+def _is(value: object) -> str:
+    kind = _KIND.get(type(value), "a date or time")
+    return kind if isinstance(value, list | dict) else f"{kind} ({value!r})"
+
+
+def _ipv4(value: str) -> ipaddress.IPv4Address | None:
+    try:
+        return ipaddress.IPv4Address(value)
+    except ValueError:
+        return None
+
+
+def _read_node(t: _Table) -> NodeConfig:
+    return NodeConfig(
+        serial=t.text("serial", _SERIAL, "1 to 32 of A-Z a-z 0-9 . _ : ( ) + -", ...),
+        model=t.text("model", _MODEL, "1 to 32 printable ASCII characters", "hak2k"),
+    )
+
+
+def _read_psk(t: _Table, path: Path) -> bytes:
+    """Open first, then look at what was opened: no race with a rename."""
+
+    def bad(problem: str) -> bytes:
+        t.bad("psk_file", problem)
+        return b""
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError as e:
+        return bad(f"cannot read {path}: {e.strerror}; make it: openssl rand -hex 32")
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            return bad(f"{path} is not a regular file")
+        if info.st_mode & 0o077:
+            mode = f"{stat.S_IMODE(info.st_mode):04o}"
+            return bad(f"{path} is open to others (mode {mode}); chmod 600 {path}")
+        if info.st_uid not in (0, os.geteuid()):
+            return bad(f"{path} belongs to user {info.st_uid}; chown root {path}")
+        # Line ends that an editor puts there are not part of the key.
+        secret = os.read(fd, 65536).rstrip(b"\r\n")
+    finally:
+        os.close(fd)
+    if len(secret) < _MIN_PSK:
+        return bad(
+            f"{path} holds {len(secret)} bytes, fewer than {_MIN_PSK}; "
+            f"make a new one: openssl rand -hex 32 > {path}"
+        )
+    return derive_key(secret)
+
+
+def _read_cluster(t: _Table, base: Path) -> ClusterConfig:
+    ident = t.number("id", 1, 65535, "", ..., int)
+    name = t.text("psk_file", re.compile(r"[^\0]+"), "the path of a file", ...)
+    path = base / name
+    psk = _read_psk(t, path) if name else b""
+    mode = t.word("address_mode", ("shared", "move"), "shared")
+    if mode == "move":
+        t.bad("address_mode", '"move" is not available in this version; use "shared"')
+    return ClusterConfig(
+        id=ident,
+        psk_file=path,
+        priority=t.number("priority", 0, 65535, "", 0, int),
+        address_mode=mode,
+        psk=psk,
+    )
+
+
+def _read_control(t: _Table, base: Path) -> ControlConfig:
+    rule = "the path of a socket"
+    path = base / t.text("socket", re.compile(r"[^\0]+"), rule, DEFAULT_SOCKET)
+    if len(os.fsencode(path)) > _SUN_PATH:
+        t.bad("socket", f"is longer than {_SUN_PATH} bytes; use a shorter path")
+    return ControlConfig(socket=path)
+
+
+def _read_protocols(t: _Table) -> tuple[int, ...] | None:
+    key = "protocols"
+    if isinstance(t.data.get(key, "all"), str):
+        t.word(key, ("all",), "all")
+        return None
+    numbers = set()
+    for i, item in enumerate(t.items(key, ...)):
+        number = PROTOCOLS.get(item.lower()) if isinstance(item, str) else item
+        if type(number) is int and 0 < number < 256:
+            numbers.add(number)
+            continue
+        near = difflib.get_close_matches(str(item).lower(), PROTOCOLS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "use a name or 1 to 255"
+        t.report((*t.path, key, i), f"{item!r} is not a protocol; {hint}")
+    if not t.data[key]:
+        t.bad(key, 'is empty, nothing would be replicated; use "all" or name some')
+    return tuple(sorted(numbers))
+
+
+def _read_mark(t: _Table) -> tuple[int, int] | None:
+    key = "exclude_mark"
+    rule = '"VALUE/MASK" with 32-bit numbers, as "0x100/0x100"'
+    text = t.text(key, re.compile(r".*"), rule, "")
+    if not text:
+        return None
+    try:
+        value, mask = (int(part.strip(), 0) for part in text.split("/"))
+    except ValueError:
+        t.bad(key, f"{text!r} is not a mark; use {rule}")
+        return None
+    if not (0 <= value < 1 << 32 and 0 <= mask < 1 << 32):
+        t.bad(key, f"{text!r} does not fit 32 bits; use {rule}")
+    elif mask == 0:
+        t.bad(key, "the mask 0 fits every connection; name at least one bit")
+    elif value & ~mask:
+        t.bad(key, f"{text!r} never fits: the value has bits outside the mask")
+    return value, mask
+
+
+def _read_stream(t: _Table) -> StreamConfig:
+    duration = t.number("min_duration_s", 0, 86400, "seconds", 0, float)
+    if duration > 0:
+        t.bad("min_duration_s", "is not available in this version; use 0")
+    return StreamConfig(
+        port=t.number("port", 1, 65535, "", DEFAULT_PORT, int),
+        protocols=_read_protocols(t),
+        min_duration_s=float(duration),
+        exclude_mark=_read_mark(t),
+        exclude_local=t.flag("exclude_local", True),
+        encrypt=t.flag("encrypt", True),
+    )
+
+
+def _read_link(t: _Table) -> LinkConfig:
+    def address(key: str) -> str:
+        value = t._get(key, str, ...)
+        if value is None:
+            return ""
+        found = _ipv4(value)
+        if found is None:
+            t.bad(key, f"{value!r} is not an IPv4 address; K2K links are IPv4 only")
+        elif found.is_multicast or found.is_unspecified or int(found) == 0xFFFFFFFF:
+            t.bad(key, f"{value!r} is not the address of one host; use a unicast one")
+        return str(found)
+
+    return LinkConfig(
+        name=t.text("name", _LABEL, "1 to 16 of A-Z a-z 0-9 _ -", ...),
+        interface=t.text("interface", _IFNAME, "the name of an interface", ...),
+        local=address("local"),
+        peer=address("peer"),
+    )
+
+
+def _read_interface(t: _Table) -> InterfaceConfig:
+    addresses = []
+    for i, item in enumerate(t.items("addresses", [])):
+        key = (*t.path, "addresses", i)
+        try:
+            if not isinstance(item, str) or "/" not in item:
+                raise ValueError
+            found = ipaddress.ip_interface(item)
+        except ValueError:
+            t.report(key, f'{item!r} is not ADDRESS/PREFIX, as "10.0.0.1/24"')
+            continue
+        net = found.network
+        is_net = found.ip == net.network_address and net.num_addresses > 2
+        if is_net or found.ip.is_multicast or found.ip.is_unspecified:
+            t.report(key, f"{item!r} is not the address of one host")
+        addresses.append(str(found))
+    return InterfaceConfig(
+        name=t.text("name", _IFNAME, "the name of an interface", ...),
+        weight=t.number("weight", 0, MAX_WEIGHT, "", DEFAULT_WEIGHT, int),
+        addresses=tuple(addresses),
+    )
+
+
+def _read_liveness(t: _Table) -> LivenessConfig:
+    return LivenessConfig(
+        heartbeat_ms=t.number("heartbeat_ms", 5, 10000, "ms", 50, int),
+        dead_after_ms=t.number("dead_after_ms", 10, 60000, "ms", 200, int),
+        lease=t.flag("lease", True),
+    )
+
+
+def _read_swap(t: _Table) -> SwapConfig:
+    if t.flag("bounce_interfaces", False):
+        t.bad("bounce_interfaces", "is not available in this version; use false")
+    return SwapConfig(
+        garp_count=t.number("garp_count", 1, 50, "", 3, int),
+        garp_interval_s=float(
+            t.number("garp_interval_s", 0, 3600, "seconds", 0, float)
+        ),
+    )
+
+
+def _read_log(t: _Table) -> LogConfig:
+    return LogConfig(t.word("level", ("debug", "info", "warning", "error"), "info"))
+
+
+def _unique(report: _Report, where: str, key: str, values: list[str]) -> None:
+    first: dict[str, int] = {}
+    for i, value in enumerate(values):
+        if value in first:
+            other = (where, first[value], key)
+            report.contradiction(
+                (where, i, key), other, f"both are {value!r}; each must be its own"
+            )
+        first.setdefault(value, i)
+
+
+def _cross_check(report: _Report, c: Config) -> None:
+    """What one key says of another."""
+    beat, dead = c.liveness.heartbeat_ms, c.liveness.dead_after_ms
+    if dead < 2 * beat:
+        report.contradiction(
+            ("liveness", "dead_after_ms"),
+            ("liveness", "heartbeat_ms"),
+            f"{dead} ms is less than two heartbeats of {beat} ms, one lost datagram "
+            f"would be a death; use {2 * beat} or more",
+        )
+    for i, link in enumerate(c.link):
+        if link.local == link.peer:
+            report.contradiction(
+                ("link", i, "peer"),
+                ("link", i, "local"),
+                f"both are {link.local!r}; peer is the other node's address",
+            )
+        for j, other in enumerate(c.link):
+            if i != j and link.peer == other.local:
+                report.contradiction(
+                    ("link", i, "peer"),
+                    ("link", j, "local"),
+                    f"{link.peer!r} cannot be the peer's and ours",
+                )
+    for key in ("name", "interface", "local", "peer"):
+        _unique(report, "link", key, [getattr(link, key) for link in c.link])
+    _unique(report, "interface", "name", [i.name for i in c.interface])
+    owner: dict[str, KeyPath] = {}
+    for i, interface in enumerate(c.interface):
+        for j, link in enumerate(c.link):
+            if interface.name == link.interface:
+                report.contradiction(
+                    ("interface", i, "name"),
+                    ("link", j, "interface"),
+                    f"{link.interface!r} cannot be a data interface, behind the gate, "
+                    "and an HA link",
+                )
+        for k, address in enumerate(interface.addresses):
+            here = ("interface", i, "addresses", k)
+            bare = address.split("/")[0]
+            if bare in owner:
+                report.contradiction(here, owner[bare], f"both are {bare}")
+            owner.setdefault(bare, here)
+            for j, link in enumerate(c.link):
+                if bare in (link.local, link.peer):
+                    key = "local" if bare == link.local else "peer"
+                    report.contradiction(
+                        here,
+                        ("link", j, key),
+                        f"{bare} cannot be a data address and an HA one",
+                    )
+
+
+_SECTIONS = (
+    *("node", "cluster", "control", "stream", "link", "interface", "liveness"),
+    *("swap", "log"),
+)
+
+
+def parse_config(text: str, path: Path) -> Config:
+    """`load_config` of a text; `path` names it and is the base of relative paths.
+
+    Raises ConfigError with every problem found.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        match = _TOML_LINE.match(str(e))
+        line = int(match[2]) if match else text.count("\n") + 1
+        what = match[1] if match else str(e)
+        raise ConfigError([f"{path}:{line}: syntax: {what}, correct it"]) from None
+    base = path.absolute().parent
+    report = _Report(path, locate(text))
+    top = _Table(report, (), data)
+    top.known.update(_SECTIONS)
+
+    def section(name: str) -> _Table:
+        return _Table(report, (name,), data.get(name, {}))
+
+    def read_all(name: str, read: Callable[[_Table], _T], most: int) -> tuple[_T, ...]:
+        rows = data.get(name, [])
+        if not isinstance(rows, list):
+            report((name,), f"must be an array of tables; write [[{name}]]")
+            return ()
+        if not rows:
+            report((name,), f"is missing; add a [[{name}]] table")
+        if len(rows) > most:
+            report((name, most), f"there are {len(rows)}; at most {most} are possible")
+        tables = [_Table(report, (name, i), row) for i, row in enumerate(rows)]
+        out = tuple(read(t) for t in tables)
+        for t in tables:
+            t.done()
+        return out
+
+    def read_one(name: str, read: Callable[[_Table], _T]) -> _T:
+        t = section(name)
+        out = read(t)
+        t.done()
+        return out
+
+    config = Config(
+        path=path,
+        node=read_one("node", _read_node),
+        cluster=read_one("cluster", lambda t: _read_cluster(t, base)),
+        control=read_one("control", lambda t: _read_control(t, base)),
+        stream=read_one("stream", _read_stream),
+        link=read_all("link", _read_link, 2),
+        interface=read_all("interface", _read_interface, 64),
+        liveness=read_one("liveness", _read_liveness),
+        swap=read_one("swap", _read_swap),
+        log=read_one("log", _read_log),
+        lines=report.lines,
+    )
+    top.done()
+    # Only sound values can contradict each other.
+    if not report.found:
+        _cross_check(report, config)
+    report.finish()
+    return config
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read and check a configuration file.
+
+    Raises ConfigError (exit code 2) with every problem found.
+    """
+    where = Path(path)
+    try:
+        raw = where.read_bytes()
+    except OSError as e:
+        problem = f"{where}:1: file: cannot be read, {e.strerror}; check the path"
+        raise ConfigError([problem]) from None
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as e:
+        line = raw.count(b"\n", 0, e.start) + 1
+        problem = f"{where}:{line}: file: is not UTF-8, save it as such"
+        raise ConfigError([problem]) from None
+    return parse_config(text, where)
