@@ -269,6 +269,9 @@ class Lab:
             f"net.netfilter.nf_conntrack_tcp_loose={int(self._loose)}",
             "net.netfilter.nf_conntrack_events=1",
             "net.netfilter.nf_conntrack_acct=1",
+            # The kernel checks UDP-Lite against UDP's pseudo-header and so finds every
+            # such packet invalid; only without checksums does it track them.
+            "net.netfilter.nf_conntrack_checksum=0",
             optional=True,
         )
 

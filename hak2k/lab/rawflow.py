@@ -389,9 +389,17 @@ class Esp(RawFlow):
 
 
 class Ah(RawFlow):
-    """Authentication header, with a value that nobody here checks."""
+    """Authentication header, with a value that nobody here checks; IPv4 only.
+
+    To IPv6 it is an extension header, which tracking skips to find the protocol.
+    """
 
     protocol = AH
+
+    def __init__(self, pair: RawPair, source: str = topology.CLIENT4, seed: int = 0) -> None:
+        if ":" in source:
+            raise ValueError("over IPv6, AH is not a protocol of its own")
+        super().__init__(pair, source, seed)
 
     def payload(self, reply: bool, marker: bytes, src: str, dst: str) -> bytes:
         spi = (0x4000 if reply else 0x3000) + self.seed

@@ -165,6 +165,7 @@ static inline const char *flow_diff(const struct hak_flow *a, const struct hak_f
 	DIFF(orig);
 	if ((a->have ^ b->have) & parts)
 		return "have";
+	parts &= a->have;
 	if (parts & HAK_HAS_REPLY)
 		DIFF(reply);
 	if (parts & HAK_HAS_STATUS && (a->status ^ b->status) & status_mask)

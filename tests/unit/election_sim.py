@@ -210,7 +210,8 @@ class Node:
                 self.feed(SyncDone())
         if self.up and self.handing is None:
             due = deadline(self.config, self.state, self.last_tick)
-            if w.now >= min(self.last_tick + 0.25, due or w.now):
+            latest = self.last_tick + 0.25
+            if w.now >= (latest if due is None else min(latest, due)):
                 self.last_tick = w.now
                 self.feed(Tick())
 
@@ -312,6 +313,8 @@ class World:
         self.cut, self.loss = set(), 0.0
         for node in (self.a, self.b):
             node.frozen_until = 0.0
+        self.run(8)  # who was asked to stop has stopped by then
+        for node in (self.a, self.b):
             if not node.up:
                 node.start()
             node.promote_fails = 0.0

@@ -1,0 +1,243 @@
+"""The event log: what happened, under identifiers that never change.
+
+Monitoring systems match on `id`; the text may be improved at any time.  CATALOG
+is the reference: documentation and tests are made from it, and an event that is
+not in it cannot be logged.
+
+    {"time": "2026-01-31T12:00:00.123Z", "id": "peer.dead", "severity": "warning",
+     "message": "peer FW-B is silent", "silent_ms": 203}
+
+A ring in memory: the newest `size` events.  The daemon also writes each to its
+standard error, where journald keeps them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, TextIO
+
+SEVERITIES: Final = ("debug", "info", "warning", "error")
+_SYSLOG: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
+
+
+class Entry(NamedTuple):
+    severity: str
+    meaning: str
+    remedy: str  # empty: nothing to do
+
+
+CATALOG: Final[dict[str, Entry]] = {
+    "daemon.start": Entry("info", "hak2kd runs", ""),
+    "daemon.stop": Entry("info", "hak2kd ends", ""),
+    "daemon.error": Entry(
+        "error", "an internal fault was caught", "report it with the message"
+    ),
+    "config.warning": Entry(
+        "warning", "the configuration promises more than this version does", "see text"
+    ),
+    "config.reloaded": Entry("info", "the configuration was read again", ""),
+    "config.refused": Entry(
+        "error", "the new configuration is not used", "correct it, or restart hak2kd"
+    ),
+    "sysctl.set": Entry("info", "a kernel setting was changed, as hak2k needs it", ""),
+    "sysctl.failed": Entry(
+        "warning", "a kernel setting cannot be changed", "set it as the text says"
+    ),
+    "peer.up": Entry("info", "heartbeats of the peer arrive", ""),
+    "peer.dead": Entry(
+        "warning",
+        "silence on every link for dead_after_ms",
+        "look at the peer and at the HA links",
+    ),
+    "peer.bye": Entry("info", "the peer ended in an orderly way", ""),
+    "peer.status": Entry("debug", "the peer's status changed", ""),
+    "peer.conflict": Entry(
+        "error", "the peer bears our own serial", "set node.serial of one of them"
+    ),
+    "session.up": Entry("info", "the two nodes agreed on keys", ""),
+    "hello.refused": Entry(
+        "warning",
+        "a handshake was refused",
+        "compare psk_file, cluster.id, stream.encrypt and the versions of both",
+    ),
+    "link.up": Entry("info", "an HA link works", ""),
+    "link.down": Entry("warning", "an HA link is silent", "look at cable and switch"),
+    "interface.up": Entry("info", "a data interface works", ""),
+    "interface.down": Entry(
+        "warning", "a data interface is down or lost its carrier", "look at the cable"
+    ),
+    "interface.lost": Entry(
+        "error", "a data interface does not exist any more", "create it again"
+    ),
+    "quality.changed": Entry("info", "the quality factor changed", ""),
+    "priority.changed": Entry("info", "the priority changed", ""),
+    "force.set": Entry("info", "an operator forced a state, or lifted it", ""),
+    "force.tie": Entry(
+        "warning",
+        "both nodes are forced alike, so it decides nothing",
+        "lift one of them: hareset",
+    ),
+    "role.active": Entry("info", "this node is active", ""),
+    "role.passive": Entry("info", "this node is passive", ""),
+    "role.refused": Entry(
+        "error", "this node could not take the role", "see the text; free what it needs"
+    ),
+    "role.unproven": Entry(
+        "warning",
+        "this node became active before its table was complete",
+        "some connections may have to be opened again",
+    ),
+    "split.resolved": Entry(
+        "warning", "both nodes were active; one is now", "find out why they lost sight"
+    ),
+    "handover.start": Entry("info", "the role is being given to the peer", ""),
+    "handover.done": Entry("info", "the peer has all records and the role", ""),
+    "handover.failed": Entry(
+        "warning", "the peer did not acknowledge; nothing changed", "look at the links"
+    ),
+    "sync.start": Entry("info", "a full copy of the active's table is arriving", ""),
+    "sync.done": Entry("info", "this node's table is complete: it is ready", ""),
+    "sync.sent": Entry("info", "a full copy was sent to the peer", ""),
+    "overrun": Entry(
+        "warning",
+        "this kernel lost conntrack events; a copy repairs it",
+        "raise net.core.rmem_max if it happens often",
+    ),
+    "stream.lost": Entry(
+        "warning", "the stream has a gap; a copy repairs it", "look at the HA links"
+    ),
+    "table.full": Entry(
+        "error",
+        "this node's conntrack table has no room for the peer's entries",
+        "raise nf_conntrack_max here to the peer's value or more",
+    ),
+    "apply.error": Entry(
+        "warning", "the kernel refused an entry", "compare the kernels; report it"
+    ),
+    "slip": Entry(
+        "warning",
+        "this node's own timer was late; the peer is not accused",
+        "give the machine more time; look for what stalls it",
+    ),
+    "sweep.done": Entry("info", "taken-over entries have natural timeouts again", ""),
+    "gate.missing": Entry(
+        "error",
+        "the gate's nftables table was gone; it was made again",
+        "do not use `flush ruleset`: flush your own tables",
+    ),
+    "gate.failed": Entry(
+        "error", "the gate cannot be made again", "see the text; restart hak2kd"
+    ),
+}
+
+
+def rfc3339(when: float) -> str:
+    """Unix time in seconds as RFC 3339 in UTC with milliseconds."""
+    stamp = datetime.fromtimestamp(when, UTC)
+    return stamp.strftime("%Y-%m-%dT%H:%M:%S.") + f"{stamp.microsecond // 1000:03d}Z"
+
+
+def as_text(event: dict[str, Any]) -> str:
+    """One line: identifier, message, the other fields as key=value."""
+    fixed = ("time", "id", "severity", "message")
+    rest = "".join(f" {k}={_short(v)}" for k, v in event.items() if k not in fixed)
+    return f"{event['id']}: {event['message']}{rest}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, str):
+        return json.dumps(value) if " " in value or not value else value
+    return json.dumps(value)
+
+
+class StderrSink:
+    """Writes events to standard error.
+
+    text: with syslog's <N> in front if journald reads it (JOURNAL_STREAM), else
+    with the time.  json: one object per line.
+    """
+
+    def __init__(self, style: str = "text", stream: TextIO | None = None) -> None:
+        self.style = style
+        self.stream = stream if stream is not None else sys.stderr
+        self.journald = "JOURNAL_STREAM" in os.environ
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if self.style == "json":
+            line = json.dumps(event)
+        elif self.journald:
+            line = f"<{_SYSLOG[event['severity']]}>{as_text(event)}"
+        else:
+            line = f"{event['time']} {event['severity']:7} {as_text(event)}"
+        try:
+            self.stream.write(line + "\n")
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads the log any more: no reason to stop forwarding
+
+
+class EventLog:
+    """The ring, its readers and its sink.
+
+    size: how many events are kept.
+    level: the least severity that reaches the sink; the ring keeps all.
+    """
+
+    def __init__(
+        self,
+        size: int = 2000,
+        sink: Callable[[dict[str, Any]], None] | None = None,
+        level: str = "info",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ring: deque[dict[str, Any]] = deque(maxlen=size)
+        self._readers: set[asyncio.Queue[dict[str, Any]]] = set()
+        self._sink = sink
+        self._clock = clock
+        self.level = level
+
+    def emit(self, id: str, message: str, **fields: Any) -> dict[str, Any]:
+        """Log one event.  Raises KeyError for an id that CATALOG does not have."""
+        severity = CATALOG[id].severity
+        event = {
+            "time": rfc3339(self._clock()),
+            "id": id,
+            "severity": severity,
+            "message": message,
+            **fields,
+        }
+        if severity != "debug":
+            self._ring.append(event)
+        if self._sink is not None and self._loud(severity):
+            self._sink(event)
+        for reader in self._readers:
+            try:
+                reader.put_nowait(event)
+            except asyncio.QueueFull:
+                pass  # a reader that does not read must not fill our memory
+        return event
+
+    def _loud(self, severity: str) -> bool:
+        return SEVERITIES.index(severity) >= SEVERITIES.index(self.level)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The events kept, newest last."""
+        return iter(list(self._ring))
+
+    @contextmanager
+    def reader(self, size: int = 1000) -> Iterator[asyncio.Queue[dict[str, Any]]]:
+        """A queue that gets every event from now on, until the block ends."""
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(size)
+        self._readers.add(queue)
+        try:
+            yield queue
+        finally:
+            self._readers.discard(queue)

@@ -1,0 +1,148 @@
+"""Watches interfaces and local addresses.
+
+A thread of its own, for rtnetlink takes a lock of the kernel that may be held for
+long (somebody configures thousands of interfaces): the event loop must not wait
+for it, and the heartbeats, which live in the core, do not care.
+
+Events alone can come 0.8 s late (the kernel defers link changes), so the thread
+also asks every 100 ms.  Events are not decoded: they only make it ask at once,
+hence a lost event (ENOBUFS) costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from hak2k._rtnl import Link, Rtnl, open_monitor
+from hak2k.errors import KernelError
+
+POLL_S = 0.1
+# Addresses change rarely and a list of them is long: events, and this often.
+ADDRESS_POLL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was seen in one round."""
+
+    links: dict[str, Link] = field(default_factory=dict)
+    """Watched interfaces that exist, by name."""
+    addresses: frozenset[tuple[int, bytes]] = frozenset()
+    """(interface index, address) of the whole network namespace."""
+
+    def working(self, names: Iterable[str]) -> set[str]:
+        """Those of `names` that are up and have a carrier."""
+        return {n for n in names if n in self.links and self.links[n].working}
+
+    def local_addresses(self) -> list[bytes]:
+        """All addresses of this machine, 4 or 16 bytes each, sorted."""
+        return sorted({a for _, a in self.addresses})
+
+    def has_address(self, name: str, address: bytes) -> bool:
+        link = self.links.get(name)
+        return link is not None and (link.index, address) in self.addresses
+
+
+def look(names: Iterable[str]) -> Snapshot:
+    """One round, now.  Raises KernelError."""
+    rtnl = Rtnl()
+    try:
+        found = {name: rtnl.link(name) for name in names}
+        return Snapshot(
+            {name: link for name, link in found.items() if link is not None},
+            frozenset(rtnl.addresses()),
+        )
+    finally:
+        rtnl.close()
+
+
+class NetWatch:
+    """Calls `notify(snapshot)` in its own thread whenever something changed.
+
+    names: interfaces to watch.
+    notify: must not block; typically `loop.call_soon_threadsafe`.
+    first: what is known already; `look(names)` if absent.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        notify: Callable[[Snapshot], None],
+        first: Snapshot | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._names = tuple(names)
+        self._notify = notify
+        self._poll_s = poll_s
+        self.snapshot = look(self._names) if first is None else first
+        self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._thread = threading.Thread(
+            target=self._run, name="hak2k-netwatch", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; returns when it has ended, or after 3 s."""
+        if self._wake_w < 0:
+            return
+        os.close(self._wake_w)
+        self._wake_w = -1
+        if self._thread.ident is not None:
+            self._thread.join(3.0)
+        if not self._thread.is_alive():
+            os.close(self._wake_r)
+
+    def _run(self) -> None:
+        rtnl = Rtnl()
+        monitor = open_monitor()
+        poll = select.poll()
+        poll.register(monitor, select.POLLIN)
+        poll.register(self._wake_r, select.POLLIN | select.POLLHUP)
+        addresses_at = 0.0
+        try:
+            while True:
+                ready = {fd for fd, _ in poll.poll(self._poll_s * 1000)}
+                if self._wake_r in ready:
+                    return
+                changed = monitor.fileno() in ready
+                if changed:
+                    _drain(monitor)
+                try:
+                    links = {n: rtnl.link(n) for n in self._names}
+                    addresses = self.snapshot.addresses
+                    if changed or time.monotonic() >= addresses_at:
+                        addresses = frozenset(rtnl.addresses())
+                        addresses_at = time.monotonic() + ADDRESS_POLL_S
+                except KernelError:
+                    # A stall of the kernel's: what we knew stays true until it
+                    # answers again.
+                    continue
+                new = Snapshot(
+                    {n: link for n, link in links.items() if link is not None},
+                    addresses,
+                )
+                if new != self.snapshot:
+                    self.snapshot = new
+                    self._notify(new)
+        finally:
+            rtnl.close()
+            monitor.close()
+
+
+def _drain(monitor: socket.socket) -> None:
+    # At most so many: a flood of events must not keep us from looking.
+    for _ in range(100):
+        try:
+            monitor.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue  # ENOBUFS: events were lost, and we look anyway
