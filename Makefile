@@ -154,7 +154,7 @@ lint: deps $(B)/core-$(CORE_KIND) ## ruff, mypy, cython-lint, gcc's strict warni
 	@echo 'lint: C'
 	@$(MAKE) -j"$$(nproc)" $(ANALYZE)
 	@echo 'lint: Cython'
-	@$(BIN)/cython-lint hak2k
+	@PATH='$(CURDIR)/$(BIN)':$$PATH cython-lint hak2k
 	@echo 'lint: Python'
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check . || { $(BIN)/ruff format --check .; exit 1; }

@@ -32,6 +32,7 @@ cflags = [
     "-Wno-unused-parameter",
     "-Wno-missing-field-initializers",
     "-Wno-cast-function-type",
+    "-Wno-sign-compare",
 ]
 ldflags = ["-pthread"]
 macros: list[tuple[str, str | None]] = [("_GNU_SOURCE", "1"), ("HAK_BUILD", f'"{kind}"')]

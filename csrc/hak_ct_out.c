@@ -234,8 +234,8 @@ static void put_mapping(struct hak_wr *w, uint16_t type, const struct hak_flow *
 }
 
 /* Both mappings are always given, the one that changes nothing too: left out, the
- * kernel would choose it ("null binding") and, if the tuple half-way is taken by another
- * connection, silently choose another port.  Given, a clash is EEXIST. */
+ * kernel would choose it ("null binding"), and where the reply tuple is taken it would
+ * silently choose another source port.  Given, such a clash is EEXIST. */
 static void put_nat(struct hak_wr *w, const struct hak_flow *f, const struct nat *n)
 {
 	put_mapping(w, CTA_NAT_DST, f, f->reply.src, n->dst_word);

@@ -312,6 +312,7 @@ void hak_engine_bye(struct hak_engine *e)
 	pthread_mutex_lock(&e->tx_lock);
 	for (unsigned i = 0; i < e->cfg.n_links; i++)
 		hak_send_control(e, i, body, hak_wr_len(&w));
+	e->said_bye = true;
 	pthread_mutex_unlock(&e->tx_lock);
 }
 

@@ -56,7 +56,7 @@ static inline uint64_t hak_wall_ms(void)
 struct hak_link {
 	int fd;
 	uint64_t heard_ns;		/* io: last fresh heartbeat; 0 = never */
-	uint64_t echo_ns, echo_at;	/* io: peer's last stamp, and when it came */
+	uint64_t echo_ns, echo_at;	/* tx_lock: peer's last stamp, and when it came */
 	uint64_t last_seq;		/* io: last control sequence heard here */
 	struct hak_link_info info;	/* q_lock */
 	_Atomic bool up;
@@ -123,6 +123,7 @@ struct hak_engine {
 	struct hak_answer answer;
 	uint64_t hello_tokens_ns;	/* io: token bucket */
 	struct hak_tx tx;
+	bool said_bye;			/* tx_lock */
 	struct hak_rx rx;
 	bool rx_reset;			/* rx_lock: a new session waits for apply */
 	bool rx_jump;			/* rx_lock: so does a gap that stays */

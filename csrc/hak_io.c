@@ -109,6 +109,8 @@ void hak_send_heartbeats(struct hak_engine *e)
 {
 	struct hak_status status;
 
+	if (e->said_bye)
+		return;		/* one more would bring us back to life over there */
 	pthread_mutex_lock(&e->q_lock);
 	status = e->status;
 	pthread_mutex_unlock(&e->q_lock);
@@ -199,8 +201,10 @@ static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct h
 		return;
 	l->last_seq = seq;
 	l->heard_ns = now;
+	pthread_mutex_lock(&e->tx_lock);
 	l->echo_ns = h->sent_ns;
 	l->echo_at = now;
+	pthread_mutex_unlock(&e->tx_lock);
 	if (h->echo_ns && now > h->echo_ns) {
 		int64_t rtt = (int64_t)((now - h->echo_ns) / 1000) - h->hold_us;
 
@@ -220,6 +224,9 @@ static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct h
 	 * one missed, it will get by a full copy when it steps down. */
 	if (atomic_load(&e->role) != HAK_PASSIVE)
 		return;
+	/* An acknowledgement that got lost is made good for here. */
+	if (!io->ack_due)
+		io->ack_due = now + ms(ACK_DELAY_MS);
 	pthread_mutex_lock(&e->rx_lock);
 	if (!e->rx_reset) {
 		if (h->stream_base > e->rx.next) {
@@ -349,9 +356,6 @@ static void on_data(struct io *io, uint64_t seq, const uint8_t *payload, size_t 
 	if (err) {
 		hak_count(&e->stats, err == HAK_EREPLAY ? HAK_STAT_DROP_DUPLICATE
 							: HAK_STAT_DROP_WINDOW);
-		/* A duplicate means that our acknowledgement got lost. */
-		if (!io->ack_due)
-			io->ack_due = now + ms(ACK_DELAY_MS);
 		return;
 	}
 	hak_count(&e->stats, HAK_STAT_RX_DATAGRAMS);

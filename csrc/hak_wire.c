@@ -93,7 +93,7 @@ static size_t put_begin(struct hak_wr *w, uint8_t type, uint8_t l3, uint8_t l4pr
 }
 
 /* Fill in the length.  One byte always does: the longest flow record has a body of
- * 218 bytes and the longest expectation one of 186 (tests/c/test_wire.c). */
+ * 212 bytes and the longest expectation one of 186 (tests/c/test_wire.c). */
 static enum hak_err put_end(struct hak_wr *w, size_t at)
 {
 	uint8_t len = (uint8_t)(hak_wr_len(w) - at - 2);
@@ -803,6 +803,7 @@ static const struct {
 	[HAK_REC_SYNC_BEGIN] = { "SYNC_BEGIN", get_generation },
 	[HAK_REC_SYNC_END] = { "SYNC_END", get_generation },
 	[HAK_REC_HANDOVER] = { "HANDOVER", get_term },
+	[HAK_REC_SYNC_LOST] = { "SYNC_LOST", get_generation },
 	[HAK_REC_HEARTBEAT] = { "HEARTBEAT", get_body },
 	[HAK_REC_STATUS] = { "STATUS", get_body },
 	[HAK_REC_ACK] = { "ACK", get_body },

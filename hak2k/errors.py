@@ -49,6 +49,12 @@ class KernelError(HakError):
         self.errno = errno
 
 
+class UsageError(HakError):
+    """The request itself is wrong: an unknown command, a bad argument."""
+
+    exit_code = 2
+
+
 class RefusedError(HakError):
     """A command that is not carried out, with the reason.  Nothing was changed
     unless the message says so."""

@@ -10,7 +10,7 @@ import os
 import platform
 import random
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -83,9 +83,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.fixture
-def rng(request: pytest.FixtureRequest) -> Iterator[random.Random]:
+def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of this test's own, the same again for the same HAK2K_SEED."""
-    yield random.Random(f"{SEED}/{request.node.nodeid}")
+    return random.Random(f"{SEED}/{request.node.nodeid}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -218,7 +218,9 @@ def decode_entry(body: bytes) -> Entry:
     synproxy = None
     if 24 in a:
         parts = parse_attrs(a[24])
-        synproxy = Synproxy(*(_be32(parts.get(i, bytes(4))) for i in (1, 2, 3)))
+        numbers = [_be32(parts.get(i, bytes(4))) for i in (1, 2, 3)]
+        # Entries made over ctnetlink always list these, as zeroes if unused.
+        synproxy = Synproxy(*numbers) if any(numbers) else None
     return Entry(
         orig=decode_tuple(a[1]),
         reply=decode_tuple(a[2]),

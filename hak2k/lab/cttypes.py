@@ -17,6 +17,8 @@ SRC_NAT, DST_NAT, SEQ_ADJUST = 0x10, 0x20, 0x40
 SRC_NAT_DONE, DST_NAT_DONE, DYING = 0x80, 0x100, 0x200
 FIXED_TIMEOUT, HELPER, OFFLOAD = 0x400, 0x2000, 0x4000
 
+_NOT_IDENTITY = DYING | FIXED_TIMEOUT | SRC_NAT_DONE | DST_NAT_DONE
+
 # Bits of a TCP direction's flags.
 TCP_WINDOW_SCALE, TCP_SACK_PERM, TCP_CLOSE_INIT = 0x01, 0x02, 0x04
 TCP_BE_LIBERAL, TCP_DATA_UNACK, TCP_MAXACK_SET = 0x08, 0x10, 0x20
@@ -184,12 +186,17 @@ class Entry:
         return bool(self.status & (SRC_NAT | DST_NAT))
 
     def identity(self) -> dict[str, Any]:
-        """What two nodes must agree on, by name; no clocks, no counters."""
+        """What two nodes must agree on, by name; no clocks, no counters.
+
+        Of the status, what concerns clocks and life is left out, and that the
+        kernel has looked for a translation: it does not for entries made over
+        ctnetlink without one, and none can say so there.
+        """
         return {
             "zone": self.zone,
             "orig": self.orig,
             "reply": self.reply,
-            "status": self.status & ~DYING,
+            "status": self.status & ~_NOT_IDENTITY,
             "mark": self.mark,
             "labels": self.labels,
             "tcp.state": self.tcp.state if self.tcp else None,

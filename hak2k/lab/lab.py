@@ -380,7 +380,10 @@ class Lab:
             self._cut[link] = how
 
     def restore(self, *links: str) -> None:
-        """Restore HA links that were cut (all of them, if none is named)."""
+        """Restore HA links that were cut (all of them, if none is named).
+
+        The kernel may take up to a second to use a device whose carrier came back.
+        """
         for link in links or tuple(self._cut):
             how = self._cut.pop(link, None)
             if how == "admin":

@@ -95,19 +95,21 @@ ENTRIES = {
 def test_entry_comes_back_as_it_was_created(lab: Lab, name: str) -> None:
     wanted = ENTRIES[name]
     lab.fw1.ct.create(wanted)
-    found = lab.fw1.ct.dump()
+    found = lab.fw1.conntrack()
     assert list(found) == [wanted.key]
     got = found[wanted.key]
     assert 590 <= got.timeout <= 600
-    # The kernel adds that it has looked for translations, and found them or not.
-    done = c.SRC_NAT_DONE | c.DST_NAT_DONE
+    # The kernel adds that it has looked for translations, but only if told of one.
+    done = c.SRC_NAT_DONE | c.DST_NAT_DONE if wanted.natted else 0
     expected = replace(wanted, timeout=got.timeout, status=wanted.status | done)
     if wanted.seqadj_orig is not None:
         expected = replace(expected, status=expected.status | got.status & c.SEQ_ADJUST)
     if wanted.helper:
         got = replace(got, help_info=b"")
     assert got == expected
-    assert lab.fw1.ct.get(wanted.orig, wanted.zone) == found[wanted.key]
+    by_tuple = lab.fw1.ct.get(wanted.orig, wanted.zone)
+    assert by_tuple is not None
+    assert by_tuple.identity() == found[wanted.key].identity()
     lab.fw1.ct.delete(wanted)
     assert lab.fw1.ct.get(wanted.orig, wanted.zone) is None
 
@@ -144,9 +146,10 @@ def test_a_batch_goes_on_after_a_refusal(lab: Lab) -> None:
     with pytest.raises(NetlinkError):
         ct.create(*many[400:600])
     ct.create(*many[:400], *many[600:])
-    assert len(ct.dump()) == ct.count() == 1000
+    assert len(lab.fw1.conntrack()) == 1000
+    assert ct.count() >= 1000
     ct.flush()
-    assert ct.count() == 0
+    assert ct.count() < 10  # the firewall's own multicast may be back already
 
 
 def test_expectation_round_trip(lab: Lab) -> None:
@@ -215,7 +218,10 @@ def test_differences_name_the_field(lab: Lab) -> None:
     assert len(lines) == 3
     assert any("mark" in line for line in lines)
     lab.fw2.ct.flush()
-    lab.fw2.ct.create(ENTRIES["udp"], replace(ENTRIES["tcp"], tcp=Tcp("ESTABLISHED", (7, 3))))
+    strict = (c.TCP_WINDOW_SCALE, c.TCP_WINDOW_SCALE)
+    lab.fw2.ct.create(
+        ENTRIES["udp"], replace(ENTRIES["tcp"], tcp=Tcp("ESTABLISHED", (7, 3), strict))
+    )
     # Window checking flags may differ on a standby.
     assert c.differences(lab.fw1.conntrack(), lab.fw2.conntrack()) == []
 
@@ -243,5 +249,5 @@ def test_real_connection_is_decoded(lab: Lab) -> None:
 def test_standalone_in_the_calling_thread(lab: Lab) -> None:
     with lab.fw2.enter(), Conntrack() as ct:
         ct.create(ENTRIES["udp"])
-    assert lab.fw2.conntrack_count() == 1
-    assert lab.fw1.conntrack_count() == 0
+    assert list(lab.fw2.conntrack()) == [ENTRIES["udp"].key]
+    assert lab.fw1.conntrack() == {}

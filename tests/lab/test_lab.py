@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -265,8 +266,8 @@ def test_cut_and_restore_direct_links(lab: Lab) -> None:
     lab.cut()
     assert not udp_arrives(lab, link="ha1")
     lab.restore()
-    assert udp_arrives(lab, link="ha0")
-    assert udp_arrives(lab, link="ha1")
+    until(lambda: udp_arrives(lab, link="ha0"), 3, "ha0 works again")
+    until(lambda: udp_arrives(lab, link="ha1"), 3, "ha1 works again")
     with pytest.raises(ValueError, match="wire=True"):
         lab.cut("ha0", how="silent")
 
@@ -282,8 +283,8 @@ def test_crash_and_revival(lab: Lab) -> None:
     assert lab.client.ping(t.LAN4, timeout=0.05) == 0  # isolated until its daemon is up
     lab.plug("fw1")
     for target in (t.SERVER4, t.SERVER6, t.LAN6):
-        assert lab.client.ping(target) == 1, target
-    assert udp_arrives(lab)
+        until(lambda target=target: lab.client.ping(target), 3, f"ping {target}")
+    until(lambda: udp_arrives(lab), 3, "ha0 works again")
 
 
 def test_wire_carries_and_hurts() -> None:
@@ -293,7 +294,7 @@ def test_wire_carries_and_hurts() -> None:
         assert udp_arrives(lab)
         assert udp_arrives(lab, b"y" * 1400, "ha1")
 
-        def burst(faults: Faults, count: int = 200) -> list[int]:
+        def burst(faults: Faults, count: int = 100) -> list[int]:
             """The numbers that arrive of ``count`` datagrams."""
             wire.set(faults, link="ha0", source="fw1", seed=1)
             with (
@@ -312,10 +313,10 @@ def test_wire_carries_and_hurts() -> None:
                     pass
             return found
 
-        everything = list(range(200))
+        everything = list(range(100))
         assert burst(Faults()) == everything
         lossy = burst(Faults(loss=0.3))
-        assert 80 < len(lossy) < 180
+        assert 40 < len(lossy) < 90
         assert lossy == sorted(lossy)
         assert burst(Faults(loss=0.3)) == lossy  # the same seed, the same fate
         assert sorted(burst(Faults(duplicate=1.0))) == sorted(everything * 2)
@@ -325,9 +326,9 @@ def test_wire_carries_and_hurts() -> None:
         assert burst(Faults(delay_ms=20)) == everything
         assert burst(Faults(blackhole=True)) == []
         tally = wire.tally(link="ha0", source="fw1")
-        assert tally.lost > 200
-        assert tally.duplicated >= 200
-        assert tally.reordered > 10
+        assert tally.lost > 100
+        assert tally.duplicated >= 100
+        assert tally.reordered > 5
         assert wire.tally(link="ha1", source="fw1").lost == 0
         wire.set()
 
@@ -338,24 +339,30 @@ def test_wire_carries_and_hurts() -> None:
             carrier = lab.fw2.links()["ha0"].carrier
             assert carrier == (how != "carrier"), how
             lab.restore("ha0")
-            assert udp_arrives(lab), how
+            # The kernel may take a second to believe in a carrier that came back.
+            until(lambda: udp_arrives(lab), 3, f"ha0 works again after {how}")
 
 
 def test_wire_corrupts() -> None:
     with Lab(wire=True) as lab:
         assert lab.wire is not None
         assert udp_arrives(lab)
-        lab.wire.set(Faults(corrupt=1.0), seed=3)
+        lab.wire.set(Faults(corrupt=1.0), link="ha0", seed=3)
+        good = bytes(500)
         with (
-            lab.fw2.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as tap,
+            lab.fw2.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0) as tap,
             lab.fw1.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
         ):
             tap.bind(("ha0", 0x0800))
             tap.settimeout(1)
-            good = bytes(500)
-            sender.sendto(good, ("192.168.69.2", 4444))
-            assert lab.wire.tally(source="fw1").corrupted >= 1
-            assert tap.recv(2000)[28:] != good or True  # the bit may be in a header
+            for _ in range(20):
+                sender.sendto(good, ("192.168.69.2", 4444))
+            bodies = [tap.recv(2000)[28:] for _ in range(20)]
+        assert lab.wire.tally(link="ha0", source="fw1").corrupted >= 20
+        # A bit of nearly every one: the rest have theirs in a header.
+        damaged = [body for body in bodies if body != good]
+        assert len(damaged) > 10
+        assert all(sum(byte.bit_count() for byte in body) == 1 for body in damaged)
 
 
 # -- nodes -----------------------------------------------------------------------------
@@ -377,8 +384,6 @@ def test_until_says_what_it_waited_for() -> None:
 
 def test_configuration_file(lab: Lab) -> None:
     path = lab.write_config("fw2", cluster={"priority": 7}, swap=None, extra="# end\n")
-    import tomllib
-
     settings = tomllib.loads(path.read_text())
     assert settings["node"]["serial"] == "FW-B"
     assert settings["cluster"] == {
@@ -417,7 +422,7 @@ def test_two_labs_do_not_see_each_other() -> None:
         one.solo("fw1")
         two.solo("fw1")
         assert one.client.ping(t.SERVER4) == 1
-        assert two.conntrack_count_of_both() == 0 if hasattr(two, "conntrack_count_of_both") else 1
+
         assert two.fw1.conntrack() == {}
         assert one.directory != two.directory
 
@@ -473,16 +478,23 @@ def test_without_root() -> None:
     if subprocess.run([*nobody, "unshare", "-Urnm", "true"], check=False).returncode:
         pytest.skip("unprivileged user namespaces are not allowed here")
     program = (
-        "import hak2k.lab as l; l.ensure_privileges(); lab = l.Lab(); lab.solo('fw1');"
+        "import hak2k.lab as l; l.ensure_privileges(); lab = l.Lab(wire=True); lab.solo('fw1');"
         " print(lab.client.ping('10.72.0.10'), lab.client.ping('fd72::10')); lab.close()"
     )
+    # The test's own interpreter may live where only root can read.
+    for python in (sys.executable, "/usr/bin/python3"):
+        probe = [*nobody, python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        if Path(python).exists() and not subprocess.run(probe, check=False).returncode:
+            break
+    else:
+        pytest.skip("no interpreter that an ordinary user can run")
     done = subprocess.run(
-        [*nobody, sys.executable, "-c", program],
+        [*nobody, python, "-c", program],
         capture_output=True,
         text=True,
         check=False,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())},
     )
-    if "ermission denied" in done.stderr and "python" in done.stderr:
-        pytest.skip("the interpreter cannot be read by an ordinary user")
+    if "ModuleNotFoundError" in done.stderr or "PermissionError" in done.stderr:
+        pytest.skip("an ordinary user cannot read the package")
     assert done.stdout == "1 1\n", done.stderr

@@ -43,9 +43,7 @@ def named(*patterns: str) -> list[Path]:
 def under(folder: str, *suffixes: str) -> list[Path]:
     """Files below a folder with one of these suffixes (all, if none is given)."""
     base = ROOT / folder
-    return [
-        p for p in files() if base in p.parents and (not suffixes or p.suffix in suffixes)
-    ]
+    return [p for p in files() if base in p.parents and (not suffixes or p.suffix in suffixes)]
 
 
 def name(path: Path) -> str:

@@ -1,0 +1,288 @@
+"""hak2kd: the process around a node.
+
+Order at start, and why:
+ 1. configuration                    exit 2 before anything was touched
+ 2. capabilities, libnftables        one clear line instead of EPERM from somewhere
+ 3. lock on the control socket       before the gate: a second daemon must not
+ 4. UDP port free                    close the gate of the first one
+ 5. interfaces and HA addresses      what the configuration promised
+ 6. sysctls, gate (closed)           nothing may leak before the first decision
+ 7. engine, network watcher, control socket, signals, READY=1
+
+At the end an active node hands over first.  The gate stays closed if the peer took
+over, and open if there is no peer: then this machine goes on forwarding without a
+daemon.  The tables stay in any case; see hak2k.gate.
+
+Exit codes: 0 orderly end, 1 cannot run (one line on standard error says why),
+2 configuration or usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+from hak2k import gate
+from hak2k._version import __version__
+from hak2k.config import Config, load_config
+from hak2k.control import Lock, Server
+from hak2k.engine import Engine
+from hak2k.errors import ConfigError, HakError, KernelError
+from hak2k.events import EventLog, StderrSink
+from hak2k.netwatch import NetWatch, Snapshot, look
+from hak2k.node import Node
+from hak2k.service import Service
+
+_CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+
+SYSCTLS: Final[tuple[tuple[str, str, str], ...]] = (
+    (
+        "net/netfilter/nf_conntrack_events",
+        "1",
+        "an entry made while this is 0 never reports anything",
+    ),
+)
+"""What hak2k needs of the kernel: name under /proc/sys, value, why."""
+
+
+def check_capabilities(status: str = "/proc/self/status") -> None:
+    """Raises KernelError naming those that are missing."""
+    effective = 0
+    with open(status, encoding="ascii") as f:
+        for line in f:
+            if line.startswith("CapEff:"):
+                effective = int(line.split()[1], 16)
+    missing = [n for bit, n in _CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        raise KernelError(
+            f"{' and '.join(missing)} missing; run as root, or with "
+            "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW"
+        )
+
+
+def check_port(config: Config) -> None:
+    """Raises KernelError if another process has the stream's port, or a link's
+    address is not on this machine."""
+    for i, link in enumerate(config.link):
+        probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            probe.bind((link.local, config.stream.port))
+        except OSError as e:
+            port = config.stream.port
+            raise KernelError(
+                f"{config.where('link', i, 'local')}: UDP port {port} on {link.local} "
+                f"cannot be used, {e.strerror}; is another hak2kd running here?"
+            ) from e
+        finally:
+            probe.close()
+
+
+def check_interfaces(config: Config, snapshot: Snapshot) -> None:
+    """Raises KernelError naming what the configuration has and the kernel has not."""
+    wrong = []
+    for i, link in enumerate(config.link):
+        if link.interface not in snapshot.links:
+            where = config.where("link", i, "interface")
+            wrong.append(f"{where}: interface {link.interface} does not exist; make it")
+            continue
+        address = ipaddress.ip_address(link.local).packed
+        if not snapshot.has_address(link.interface, address):
+            where = config.where("link", i, "local")
+            wrong.append(
+                f"{where}: {link.local} is not an address of {link.interface}; "
+                f"ip address add {link.local}/30 dev {link.interface}"
+            )
+    for i, interface in enumerate(config.interface):
+        if interface.name not in snapshot.links:
+            where = config.where("interface", i, "name")
+            wrong.append(f"{where}: interface {interface.name} does not exist; make it")
+    if wrong:
+        raise KernelError("\n".join(wrong))
+
+
+def set_sysctls(log: EventLog, root: Path = Path("/proc/sys")) -> None:
+    """Set what hak2k needs; each change, and each failure, is logged."""
+    for name, value, why in SYSCTLS:
+        path, dotted = root / name, name.replace("/", ".")
+        try:
+            before = path.read_text().strip()
+            if before == value:
+                continue
+            path.write_text(value)
+        except OSError as e:
+            text = f"{dotted} must be {value}: {why} ({e.strerror})"
+            log.emit("sysctl.failed", text, name=dotted, value=value)
+        else:
+            text = f"{dotted} set from {before} to {value}: {why}"
+            log.emit("sysctl.set", text, name=dotted, value=value, before=before)
+
+
+def notify(message: str) -> None:
+    """Tell systemd; nothing happens without it (sd_notify(3))."""
+    target = os.environ.get("NOTIFY_SOCKET", "")
+    if not target:
+        return
+    address = "\0" + target[1:] if target.startswith("@") else target
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.connect(address)
+            s.sendall(message.encode())
+    except OSError:
+        pass  # systemd notices by itself that it hears nothing
+
+
+async def _serve(config: Config, log: EventLog, snapshot: Snapshot) -> None:
+    loop = asyncio.get_running_loop()
+
+    def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        _debug(error if isinstance(error, BaseException) else None)
+        what = f"{context.get('message')}: {error!r}" if error else context["message"]
+        log.emit("daemon.error", str(what))
+
+    loop.set_exception_handler(unexpected)
+    engine = Engine(config)
+    node = Node(config, engine, log, snapshot)
+    watch = NetWatch(
+        snapshot_names(config),
+        lambda s: loop.call_soon_threadsafe(node.on_snapshot, s),
+        snapshot,
+    )
+    server = Server(
+        config.control.socket,
+        Service(node).handlers(),
+        lambda e: unexpected(loop, {"message": "command", "exception": e}),
+    )
+    try:
+        node.start()
+        await server.start()
+        watch.start()
+        # Signals last: before this, their default is right.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, node.stop)
+        loop.add_signal_handler(signal.SIGHUP, _reload, node)
+        log.emit(
+            "daemon.start",
+            f"hak2kd {__version__} runs as {config.node.serial}",
+            version=__version__,
+            serial=config.node.serial,
+            config=str(config.path),
+        )
+        for text in config.notices():
+            log.emit("config.warning", text)
+        notify("READY=1")
+        assert node.finished is not None
+        gate_open = await node.finished
+        notify("STOPPING=1")
+        engine.bye()
+        text = "the gate is closed"
+        if gate_open:
+            text = "without a peer the gate stays open: this machine goes on forwarding"
+        log.emit("daemon.stop", text, gate_open=gate_open)
+    finally:
+        watch.stop()
+        await server.stop()
+        node.close()
+
+
+def _reload(node: Node) -> None:
+    try:
+        node.reload()
+    except HakError:
+        pass  # the event log has it
+
+
+def snapshot_names(config: Config) -> list[str]:
+    """The interfaces to watch."""
+    data = [i.name for i in config.interface]
+    return data + [link.interface for link in config.link]
+
+
+def run(config: Config, log_format: str) -> None:
+    """Run until told to stop.  Raises HakError if that cannot be done."""
+    log = EventLog(sink=StderrSink(log_format), level=config.log.level)
+    check_capabilities()
+    gate.check_library()
+    lock = Lock(config.control.socket)
+    lock.take()
+    try:
+        snapshot = look(snapshot_names(config))
+        check_interfaces(config, snapshot)
+        check_port(config)
+        spec = gate.GateSpec(
+            interfaces=tuple(i.name for i in config.interface),
+            links=tuple(link.interface for link in config.link),
+            port=config.stream.port,
+            addresses=tuple(a for i in config.interface for a in i.addresses),
+        )
+        # The sysctls of conntrack exist once a rule has called for it.
+        gate.build(spec)
+        set_sysctls(log)
+        asyncio.run(_serve(config, log, snapshot))
+    finally:
+        lock.release()
+
+
+def _debug(error: BaseException | None) -> None:
+    """Tracebacks are for developers: HAK2K_DEBUG=1."""
+    if error is not None and os.environ.get("HAK2K_DEBUG"):
+        traceback.print_exception(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hak2kd", description="Stateful high availability for a pair of firewalls."
+    )
+    parser.add_argument("--config", metavar="FILE", required=True, help="TOML file")
+    parser.add_argument(
+        "--check", action="store_true", help="check the configuration and end"
+    )
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="default: text"
+    )
+    parser.add_argument("--version", action="version", version=f"hak2kd {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        config = load_config(args.config)
+        if args.check:
+            print("OK")
+            return 0
+        run(config, args.log_format)
+    except ConfigError as e:
+        # FILE:LINE: key: problem, with nothing in front: editors jump to it.
+        print(e, file=sys.stderr)
+        return e.exit_code
+    except HakError as e:
+        _debug(e)
+        for line in str(e).splitlines():
+            print(f"hak2kd: {line}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        return 1
+    except Exception as e:
+        _debug(e)
+        print(f"hak2kd: internal error: {e!r}; please report it", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _entry() -> NoReturn:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _entry()

@@ -1,0 +1,587 @@
+"""The shell around the election: feeds it what happens, does what it decides.
+
+All of it runs in one asyncio loop.  The engine's threads and the network watcher
+reach it through a descriptor and `call_soon_threadsafe`.
+
+    engine.events() ─┐                              ┌─► engine.promote(), demote() ...
+    NetWatch ────────┼─► feed(event) ─► step() ─────┼─► announcements, sweep
+    commands, timer ─┘        (pure)                └─► event log, control answers
+
+Engine calls take microseconds, except `handover`, which waits for the peer: that
+one runs in a thread, and until it ends nobody else may call the engine (`busy`).
+What happens meanwhile waits in the queue; the commands wait in `idle()`.
+
+Not handled here: what a command's answer looks like (hak2k.service), process and
+start-up (hak2k.daemon).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from hak2k import gate, model
+from hak2k.config import Config, changed, load_config, reloadable
+from hak2k.election import deadline, refusal, settled, status, step
+from hak2k.engine import Engine, EngineEvent, PeerInfo
+from hak2k.errors import ConfigError, HakError, RefusedError
+from hak2k.events import EventLog
+from hak2k.model import Forced, Mode, Role
+from hak2k.netwatch import Snapshot
+from hak2k.quality import quality
+from hak2k.swap import announce_delays
+
+HANDOVER_TIMEOUT_S: Final = 2.0
+GATE_PROBE_S: Final = 0.25  # one netlink question
+GATE_CHECK_S: Final = 5.0  # a listing through libnftables
+TICK_S: Final = 0.25  # at the latest; the election names earlier times
+LOG_GAP_S: Final = 1.0  # between two events of one id that may come in floods
+
+# Engine events that are only logged: id there and here, text.
+_NEWS: Final = {
+    "overrun": "the kernel's event queue overran",
+    "table.full": "the conntrack table is full",
+    "apply.error": "the kernel refused an entry",
+    "slip": "our heartbeat timer was late",
+    "hello.refused": "a handshake was refused",
+    "sync.sent": "a full copy was sent",
+    "sweep.done": "all taken-over entries have natural timeouts",
+}
+
+
+class Node:
+    """One node at work.
+
+    config, engine, log: as made by the daemon; the engine not yet started.
+    snapshot: the interfaces and addresses as last seen.
+    gate_build: makes the gate's tables; tests replace it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        log: EventLog,
+        snapshot: Snapshot,
+        *,
+        gate_build: Callable[[gate.GateSpec, list[int]], None] = gate.build,
+        gate_present: Callable[[gate.GateSpec], bool] = gate.present,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.log = log
+        self.snapshot = snapshot
+        self._gate_build = gate_build
+        self._gate_present = gate_present
+        self._clock = clock
+        self._wall = wall
+        self.rules = model.ElectionConfig.of(
+            config.node.serial,
+            config.liveness.heartbeat_ms,
+            config.liveness.dead_after_ms,
+        )
+        self.state = model.initial(
+            clock(), quality=self._quality(), priority=config.cluster.priority
+        )
+        self.boot = self.mode_since = wall()
+        self.busy = False
+        self.finished: asyncio.Future[bool] | None = None
+        self._queue: deque[model.Event] = deque()
+        self._draining = False
+        self._changed = asyncio.Event()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._announcing: list[asyncio.TimerHandle] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._silent_ns = 0  # of the last peer.dead
+        self._gone = False  # said goodbye, and not heard since
+        self._said: dict[str, tuple[float, int]] = {}  # id: when, not logged since
+        self._gate_checked = 0.0
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Start the engine and the timers.  The gate is there and closed.
+        Raises HakError."""
+        loop = asyncio.get_running_loop()
+        self.finished = loop.create_future()
+        self.engine.set_local_addresses(self.snapshot.local_addresses())
+        # Before the first heartbeat: the peer decides by what that one says.
+        self._set_status(status(self.state))
+        self.engine.start(build_gate=False)
+        loop.add_reader(self.engine.fileno(), self.drain_engine)
+        self._tick()
+        self._every("gate", GATE_PROBE_S, self._probe_gate)
+        if self.config.swap.garp_interval_s > 0:
+            self._schedule_garp()
+
+    def stop(self) -> None:
+        """Ask for an orderly end; `finished` is set when it is reached."""
+        self.feed(model.Stop())
+
+    def close(self) -> None:
+        """Stop the timers and the engine.  The gate stays as it is."""
+        loop = asyncio.get_running_loop()
+        for timer in (*self._timers.values(), *self._announcing):
+            timer.cancel()
+        loop.remove_reader(self.engine.fileno())
+        self.engine.close()
+
+    def _every(self, name: str, seconds: float, do: Callable[[], None]) -> None:
+        def run() -> None:
+            self._every(name, seconds, do)
+            if not self.busy:
+                do()
+
+        loop = asyncio.get_running_loop()
+        self._timers[name] = loop.call_later(seconds, run)
+
+    def _tick(self) -> None:
+        self.feed(model.Tick())
+        now = self._clock()
+        due = deadline(self.rules, self.state, now)
+        wait = TICK_S if due is None else min(TICK_S, due - now + 0.001)
+        loop = asyncio.get_running_loop()
+        self._timers["tick"] = loop.call_later(wait, self._tick)
+
+    # --- the election's shell ---
+
+    def feed(self, event: model.Event) -> None:
+        """Let the election know, and do what follows.  May be called while
+        commands are being carried out: then the event waits its turn."""
+        self._queue.append(event)
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._queue:
+                # Only its own end can change anything while a hand-over runs.
+                if self.busy and not isinstance(self._queue[0], model.HandoverDone):
+                    break
+                self._step(self._queue.popleft())
+        finally:
+            self._draining = False
+
+    def _step(self, event: model.Event) -> None:
+        before = self.state
+        self.state, commands = step(self.rules, before, event, self._clock())
+        if self.state.mode is not before.mode:
+            self.mode_since = self._wall()
+        for command in commands:
+            self._do(command)
+        if self.state is not before:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def _do(self, command: model.Command) -> None:
+        match command:
+            case model.Promote(term, reason):
+                self._promote(term, reason)
+            case model.Demote(term, reason):
+                self._demote(term, reason)
+            case model.WentPassive(term, reason):
+                self.log.emit("role.passive", reason, reason=reason, term=term)
+            case model.StartHandover(term, reason):
+                self.busy = True
+                self._keep(self._hand_over(term, reason))
+            case model.Announce():
+                self._announce_all()
+            case model.WantSync():
+                self._attempt("sync", self.engine.want_sync)
+            case model.SetStatus():
+                self._set_status(command)
+            case model.Log(id, text):
+                self.log.emit(id, text)
+            case model.Shutdown(gate_open):
+                if self.finished is not None and not self.finished.done():
+                    self.finished.set_result(gate_open)
+
+    def _keep(self, work: object) -> None:
+        """Run a coroutine; asyncio itself holds tasks by weak references only."""
+        assert asyncio.iscoroutine(work)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _attempt(self, what: str, do: Callable[[], object]) -> None:
+        """Something whose failure must not stop the daemon."""
+        try:
+            do()
+        except HakError as e:
+            self._news("daemon.error", f"{what}: {e}")
+
+    def _promote(self, term: int, reason: str) -> None:
+        try:
+            times = self.engine.promote(term)
+        except HakError as e:
+            self.log.emit("role.refused", str(e), reason=reason, term=term)
+            self._queue.append(model.PromoteFailed())
+            return
+        fields: dict[str, object] = {
+            "reason": reason,
+            "gate_us": round(times.gate_ns / 1000, 1),
+            "total_us": round(times.total_ns / 1000, 1),
+            "term": term,
+        }
+        if reason.startswith("peer dead"):
+            fields["detect_ms"] = round(self._silent_ns / 1e6, 1)
+        self.log.emit("role.active", reason, **fields)
+        self._announce_all(first_done=True)
+        self._attempt("sweep", self.engine.sweep)
+
+    def _demote(self, term: int, reason: str) -> None:
+        for timer in self._announcing:
+            timer.cancel()
+        try:
+            self.engine.demote(term)
+        except HakError as e:
+            # The tables anew are a closed gate too, by another way.
+            self.log.emit("role.refused", str(e), reason=reason, term=term)
+            self._rebuild_gate("could not be closed")
+        self.log.emit("role.passive", reason, reason=reason, term=term)
+
+    async def _hand_over(self, term: int, reason: str) -> None:
+        self.log.emit("handover.start", reason, reason=reason, term=term)
+        for timer in self._announcing:
+            timer.cancel()
+        started = self._clock()
+        loop = asyncio.get_running_loop()
+        fd = self.engine.fileno()
+        loop.remove_reader(fd)
+        try:
+            ok = await loop.run_in_executor(
+                None, self.engine.handover, HANDOVER_TIMEOUT_S, term
+            )
+        except HakError as e:
+            self._news("daemon.error", f"hand-over: {e}")
+            ok = False
+        finally:
+            self.busy = False
+            loop.add_reader(fd, self.drain_engine)
+        if ok:
+            took = round((self._clock() - started) * 1000, 1)
+            text = "the peer has the role"
+            self.log.emit("handover.done", text, total_ms=took, term=term)
+        # Ahead of what waited: those events were made under the old role.
+        self._queue.appendleft(model.HandoverDone(ok))
+        self.feed(model.Tick())
+        self.drain_engine()
+
+    async def idle(self) -> None:
+        """Returns when the engine may be called."""
+        while self.busy:
+            await self.until(lambda: not self.busy, 1.0)
+
+    def _set_status(self, s: model.SetStatus) -> None:
+        self._attempt(
+            "status",
+            lambda: self.engine.set_status(
+                mode=int(s.mode),
+                forced=int(s.forced),
+                quality=s.quality,
+                state=int(s.table),
+                term=s.term,
+                since_ms=int(self.mode_since * 1000),
+            ),
+        )
+
+    # --- announcements ---
+
+    def _announce_all(self, *, first_done: bool = False) -> None:
+        for timer in self._announcing:
+            timer.cancel()
+        if not first_done:
+            self._announce()
+        loop = asyncio.get_running_loop()
+        count = self.config.swap.garp_count
+        self._announcing = [
+            loop.call_later(delay, self._announce) for delay in announce_delays(count)
+        ]
+
+    def _announce(self) -> None:
+        if self.state.role is Role.ACTIVE and not self.busy:
+            self._attempt("announcement", self.engine.announce)
+
+    def _schedule_garp(self) -> None:
+        timer = self._timers.pop("garp", None)
+        if timer is not None:
+            timer.cancel()
+        if self.config.swap.garp_interval_s > 0:
+            self._every("garp", self.config.swap.garp_interval_s, self._announce)
+
+    # --- what the engine says ---
+
+    def _news(self, id: str, text: str, **fields: object) -> None:
+        """Log what may come in floods: one a second, with how many were left out."""
+        now = self._clock()
+        last, left_out = self._said.get(id, (-LOG_GAP_S, 0))
+        if now - last < LOG_GAP_S:
+            self._said[id] = (last, left_out + 1)
+            return
+        if left_out:
+            fields["left_out"] = left_out
+        self._said[id] = (now, 0)
+        self.log.emit(id, text, **fields)
+
+    def drain_engine(self) -> None:
+        """Take in all that the engine has to say."""
+        if self.busy:
+            return
+        try:
+            events = self.engine.events()
+        except HakError as e:
+            self._news("daemon.error", str(e))
+            return
+        for event in events:
+            self._on_engine(event)
+
+    def _on_engine(self, event: EngineEvent) -> None:
+        data = dict(event.data)
+        match event.type:
+            case "session.up":
+                new_boot = bool(data.get("new_boot", True))
+                self._gone = False
+                self.log.emit("session.up", "session with the peer", new_boot=new_boot)
+                self.feed(model.SessionUp(new_boot))
+                self._peer_status()
+            case "peer.status":
+                self._peer_status()
+            case "peer.alive":
+                self._gone = False
+                self.log.emit("peer.up", f"{self._peer_name()} is heard")
+                self._peer_status()
+            case "peer.dead":
+                self._silent_ns = int(data.get("silent_ns", 0))
+                ms = round(self._silent_ns / 1e6, 1)
+                self.log.emit(
+                    "peer.dead", f"{self._peer_name()} is silent", silent_ms=ms
+                )
+                self.feed(model.PeerDead())
+            case "peer.bye":
+                self._gone = True
+                self.log.emit("peer.bye", f"{self._peer_name()} said goodbye")
+                self.feed(model.PeerBye())
+            case "link.up" | "link.down":
+                name = self._link_name(int(data.get("link", 0)))
+                word = "works" if event.type == "link.up" else "is silent"
+                self.log.emit(event.type, f"link {name} {word}", name=name)
+            case "handover":
+                self.feed(model.HandoverReceived(int(data["term"])))
+            case "sync.begin":
+                self.log.emit("sync.start", "a full copy is arriving")
+                self.feed(model.SyncBegin())
+            case "sync.done":
+                self.log.emit(
+                    "sync.done",
+                    "this node's table is complete",
+                    entries=data.get("entries", 0),
+                    removed=data.get("removed", 0),
+                    ms=round(data.get("ns", 0) / 1e6, 1),
+                )
+                self.feed(model.SyncDone())
+            case "stream.lost":
+                self._news("stream.lost", "the stream has a gap")
+                self.feed(model.SyncLost())
+            case kind if kind in _NEWS:
+                if "ns" in data:
+                    data["ms"] = round(data.pop("ns") / 1e6, 1)
+                self._news(kind, _NEWS[kind], **data)
+            case kind:
+                self._news("daemon.error", f"unknown engine event {kind}")
+
+    def _link_name(self, index: int) -> str:
+        links = self.config.link
+        return links[index].name if index < len(links) else str(index)
+
+    def _peer_name(self) -> str:
+        return self.state.peer.serial if self.state.peer is not None else "the peer"
+
+    def _peer_status(self) -> None:
+        info = self.engine.peer()
+        if info is None:
+            return
+        if info.serial == self.config.node.serial:
+            # Neither would win a tie-break.
+            self._news("peer.conflict", f"the peer is called {info.serial} as well")
+        self.feed(model.PeerStatus(_peer(info, info.alive and not self._gone)))
+
+    # --- interfaces ---
+
+    def _quality(self) -> int:
+        weights = self.config.weights
+        return quality(weights, self.snapshot.working(weights))
+
+    def on_snapshot(self, new: Snapshot) -> None:
+        """Interfaces or addresses changed; called in the loop's thread."""
+        old, self.snapshot = self.snapshot, new
+        rebuilt = False
+        for interface in self.config.interface:
+            name = interface.name
+            was, now = old.links.get(name), new.links.get(name)
+            if now is None:
+                if was is not None:
+                    self.log.emit("interface.lost", f"{name} is gone", name=name)
+                continue
+            # A new device of the old name is not behind the old gate.
+            rebuilt |= was is None or was.index != now.index
+            if was is None or was.working != now.working:
+                up = now.working
+                word = "up" if up else "down"
+                id = "interface.up" if up else "interface.down"
+                self.log.emit(id, f"{name} is {word}", name=name)
+        if rebuilt and not self.busy:
+            self._rebuild_gate("an interface was made anew")
+        if new.addresses != old.addresses and not self.busy:
+            self._attempt(
+                "addresses",
+                lambda: self.engine.set_local_addresses(new.local_addresses()),
+            )
+        self._update_quality()
+
+    def _update_quality(self) -> None:
+        value = self._quality()
+        if value != self.state.quality:
+            self.log.emit(
+                "quality.changed",
+                f"quality is {value} %",
+                quality=value,
+                before=self.state.quality,
+            )
+            self.feed(model.QualityChanged(value))
+
+    # --- the gate ---
+
+    def _probe_gate(self) -> None:
+        """Somebody may flush all of nftables: then a passive node is no longer
+        mute.  Or open a closed gate, or close an open one."""
+        try:
+            is_open = self.engine.gate_is_open()
+        except HakError as e:
+            self._news("gate.failed", str(e))
+            return
+        active = self.state.role is Role.ACTIVE
+        if is_open is None:
+            self._rebuild_gate("its table was gone")
+        elif is_open is not active and self.state.role is not Role.STOPPED:
+            self._rebuild_gate("it was open" if is_open else "it was closed")
+        elif self._clock() - self._gate_checked >= GATE_CHECK_S:
+            self._gate_checked = self._clock()
+            try:
+                if not self._gate_present(self._gate_spec()):
+                    self._rebuild_gate("a part of it was gone")
+            except HakError as e:
+                self._news("gate.failed", str(e))
+
+    def _gate_spec(self) -> gate.GateSpec:
+        spec = self.engine.gate_spec
+        there = tuple(n for n in spec.interfaces if n in self.snapshot.links)
+        return replace(spec, interfaces=there)
+
+    def _rebuild_gate(self, why: str) -> None:
+        active = self.state.role is Role.ACTIVE
+        spec = self._gate_spec()
+        types = sorted({self.snapshot.links[n].type for n in spec.interfaces})
+        try:
+            self._gate_build(spec, types if active else [])
+        except HakError as e:
+            self._news("gate.failed", str(e))
+        else:
+            word = "open" if active else "closed"
+            self._news("gate.missing", f"the gate was made again, {word}: {why}")
+
+    # --- for the commands ---
+
+    async def until(self, holds: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait for a condition on this node's state; False: not in time."""
+        end = None if timeout_s is None else self._clock() + timeout_s
+        while not holds():
+            left = None if end is None else end - self._clock()
+            if left is not None and left <= 0:
+                return False
+            # The state tells when it changes; the limit is for conditions on
+            # something else (busy, the peer's liveness).
+            pause = 0.25 if left is None else min(left, 0.25)
+            try:
+                await asyncio.wait_for(self._changed.wait(), pause)
+            except TimeoutError:
+                pass
+        return True
+
+    async def force(self, forced: Forced, *, alone: bool, timeout_s: float) -> None:
+        """Force a state or lift it, and wait for the swap it means.
+        Raises RefusedError."""
+        await self.idle()
+        event = model.Force(forced, alone)
+        why = refusal(self.rules, self.state, event)
+        if why is not None:
+            raise RefusedError(why)
+        word = forced.name.lower()
+        self.log.emit("force.set", f"forced: {word}", forced=word)
+        self.feed(event)
+        if not await self.until(lambda: self._obeyed(forced), timeout_s):
+            raise RefusedError(
+                f"the swap was not complete after {timeout_s:g} s; the forced state "
+                f'"{word}" stays set, `hareset` lifts it; see `hak2kctl events`'
+            )
+
+    def _obeyed(self, forced: Forced) -> bool:
+        s = self.state
+        if self.busy:
+            return False
+        if forced is Forced.NO:
+            return settled(s)
+        if forced is Forced.ACTIVE:
+            return s.role is Role.ACTIVE
+        taken = s.peer is not None and s.peer.alive and s.peer.mode is Mode.ACTIVE
+        return s.role is Role.PASSIVE and (taken or s.alone)
+
+    def reload(self) -> list[str]:
+        """Read the configuration again; the keys that changed.
+        Raises RefusedError, and then nothing has changed."""
+        try:
+            new = load_config(self.config.path)
+        except ConfigError as e:
+            self.log.emit("config.refused", e.problems[0], problems=len(e.problems))
+            raise RefusedError(str(e)) from None
+        keys = changed(self.config, new)
+        fixed = [k for k in keys if not reloadable(k)]
+        if ("cluster", "priority") in keys and not self.engine.can_set_priority():
+            fixed.append(("cluster", "priority"))
+        if fixed:
+            what = "; ".join(
+                f"{new.where(*k)}: cannot change while the stream runs, restart hak2kd"
+                for k in fixed
+            )
+            self.log.emit("config.refused", what)
+            raise RefusedError(what)
+        old, self.config = self.config, new
+        self.log.level = new.log.level
+        if new.cluster.priority != old.cluster.priority:
+            self.engine.set_priority(new.cluster.priority)
+            value = new.cluster.priority
+            self.log.emit("priority.changed", f"priority is {value}", priority=value)
+            self.feed(model.PriorityChanged(value))
+        self._schedule_garp()
+        self._update_quality()
+        names = [new.where(*k).rsplit(": ", 1)[-1] for k in keys]
+        text = "changed: " + ", ".join(names) if names else "nothing changed"
+        self.log.emit("config.reloaded", text, keys=names)
+        return names
+
+
+def _peer(info: PeerInfo, alive: bool) -> model.Peer:
+    return model.Peer(
+        serial=info.serial,
+        mode=Mode(info.mode),
+        forced=Forced(info.forced),
+        quality=info.quality,
+        priority=info.priority,
+        table=model.TableState(info.state),
+        term=info.term,
+        alive=alive,
+    )

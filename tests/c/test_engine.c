@@ -1,0 +1,324 @@
+/* test_engine.c - two whole engines in two network namespaces, from plain C.
+ *
+ * So that the threads run under AddressSanitizer, UndefinedBehaviorSanitizer and
+ * ThreadSanitizer, where Python would only be in the way: churn on the active
+ * side, a full copy under it, the passive restarted, roles swapped back and forth,
+ * a hand-over; at the end of each the two kernels hold the same connections.
+ */
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <arpa/inet.h>
+
+#include "hak_ct.h"
+#include "hak_engine.h"
+#include "hak_nl.h"
+#include "t.h"
+
+enum { FLOWS = 3000 };
+
+static int ns[2];
+
+static void enter(int which)
+{
+	NEED(setns(ns[which], CLONE_NEWNET) == 0);
+}
+
+static void sh(const char *command)
+{
+	int r = system(command);
+
+	if (r)
+		fprintf(stderr, "failed: %s\n", command);
+	NEED(r == 0);
+}
+
+/* Two namespaces joined by ha0; two data devices of their own each. */
+static void build(void)
+{
+	char cmd[512];
+
+	for (int i = 0; i < 2; i++) {
+		NEED(unshare(CLONE_NEWNET) == 0);
+		ns[i] = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+		NEED(ns[i] >= 0);
+		sh("ip link set lo up; ip link add lan type veth peer name lan-x; ip link set lan up");
+		sh("sysctl -qw net.netfilter.nf_conntrack_events=1");
+	}
+	snprintf(cmd, sizeof cmd, "ip link add ha0 type veth peer name ha0 netns /proc/%d/fd/%d",
+		 getpid(), ns[0]);
+	sh(cmd);
+	for (int i = 0; i < 2; i++) {
+		enter(i);
+		snprintf(cmd, sizeof cmd, "ip addr add 192.168.69.%d/24 dev ha0; ip link set ha0 up",
+			 i + 1);
+		sh(cmd);
+		sh("printf '%s\\n' 'table netdev hak2k {' 'set open {' 'type iface_type' '}' 'chain in {'"
+		   " 'type filter hook ingress devices = { lan } priority -500; policy drop;'"
+		   " 'meta iiftype @open accept' '}' '}' 'table inet hak2k {' 'chain labels {'"
+		   " 'ct label set 127' '}' 'chain a {'"
+		   " 'type filter hook prerouting priority raw;' 'iifname ha0 notrack' '}'"
+		   " 'chain b {' 'type filter hook output priority raw;' 'oifname ha0 notrack'"
+		   " '}' '}' | nft -f -");
+	}
+}
+
+static void address(struct sockaddr_storage *s, const char *text)
+{
+	struct sockaddr_in *in = (void *)s;
+
+	in->sin_family = AF_INET;
+	in->sin_port = htons(44242);
+	NEED(inet_pton(AF_INET, text, &in->sin_addr) == 1);
+}
+
+static struct hak_engine *engine(int i)
+{
+	static const char *const names[] = { "192.168.69.1", "192.168.69.2" };
+	struct hak_engine_cfg c = {
+		.cluster = 7, .n_links = 1, .n_interfaces = 1, .heartbeat_ms = 20,
+		/* sanitizers are slow: nobody is to die of that */
+		.dead_after_ms = 2000, .encrypt = true, .larval_timeout = 8 * 86400,
+		.gate_table = "hak2k", .model = "c", .version = "test",
+	};
+	struct hak_engine *e;
+	char why[HAK_TEXT];
+	int err;
+
+	memset(c.policy.protocols, 0xff, sizeof c.policy.protocols);
+	memset(c.psk, 42, sizeof c.psk);
+	snprintf(c.serial, sizeof c.serial, "E-%d", i);
+	snprintf(c.links[0].ifname, sizeof c.links[0].ifname, "ha0");
+	snprintf(c.interfaces[0], sizeof c.interfaces[0], "lan");
+	address(&c.links[0].local, names[i]);
+	address(&c.links[0].peer, names[!i]);
+	enter(i);
+	if (hak_engine_new(&e, &c, why, &err))
+		fprintf(stderr, "%s: %s\n", why, strerror(err));
+	NEED(e != NULL);
+	NEED(hak_engine_start(e) == HAK_OK);
+	return e;
+}
+
+static void status(struct hak_engine *e, uint8_t mode, uint32_t term)
+{
+	struct hak_status s = { .mode = mode, .quality = 100, .state = 1, .term = term };
+
+	hak_engine_set_status(e, &s);
+}
+
+/* Poll for at most 20 s. */
+#define UNTIL(cond) do { \
+	int t_ = 0; \
+	while (!(cond) && t_++ < 20000) \
+		usleep(1000); \
+	CHECK(cond); } while (0)
+
+static bool synced(struct hak_engine *e)
+{
+	struct hak_stream_info s;
+
+	hak_engine_stream(e, &s);
+	return s.synced;
+}
+
+static bool drained(struct hak_engine *active, struct hak_engine *passive)
+{
+	struct hak_stream_info a, p;
+
+	hak_engine_stream(active, &a);
+	hak_engine_stream(passive, &p);
+	return a.lag_records == 0 && a.sequence == p.acked;
+}
+
+static bool known(struct hak_engine *e)
+{
+	struct hak_peer p;
+
+	hak_engine_peer(e, &p);
+	return p.known && p.alive;
+}
+
+static void flow(struct hak_flow *f, unsigned i)
+{
+	memset(f, 0, sizeof *f);
+	f->l3 = AF_INET;
+	f->l4proto = IPPROTO_UDP;
+	f->l4kind = HAK_L4_PORTS;
+	f->orig.src[0] = 10;
+	f->orig.src[3] = 1;
+	f->orig.dst[0] = 11;
+	f->orig.dst[3] = 1;
+	f->orig.sport = (uint16_t)(1024 + i);
+	f->orig.dport = 53;
+	f->reply = hak_tuple_inverse(f, &f->orig);
+	if (i % 3 == 0) {
+		f->reply.dst[0] = 12;
+		f->reply.dport = (uint16_t)(30000 - i);
+	}
+	f->have = HAK_HAS_REPLY | HAK_HAS_STATUS | HAK_HAS_MARK;
+	f->mark = i;
+}
+
+/* Create, change and delete at random, as the kernel of `which` would. */
+static void churn(int which, unsigned rounds)
+{
+	struct hak_ct_form form = { .timeout = 300 };
+	struct hak_nl nl;
+
+	enter(which);
+	NEED(hak_nl_open(&nl, HAK_NL_CALL_BUF) == HAK_OK);
+	for (unsigned i = 0; i < rounds; i++) {
+		uint8_t buf[1024];
+		struct hak_wr w = hak_wr_on(buf, sizeof buf);
+		struct hak_flow f;
+
+		flow(&f, t_below(FLOWS));
+		switch (t_below(3)) {
+		case 0:
+			(void)hak_ct_put_delete(&w, i, &f, false);
+			break;
+		case 1:
+			f.mark = t_below(1000);
+			(void)hak_ct_put_update(&w, i, &f, &form);
+			break;
+		default:
+			(void)hak_ct_put_create(&w, i, &f, &form);
+		}
+		CHECK(hak_nl_send(&nl, &w) == HAK_OK);
+		if (i % 64 == 0)
+			hak_nl_drain(&nl);
+	}
+	hak_nl_close(&nl);
+}
+
+/* Identity, NAT and mark of every entry, as one number that order cannot change. */
+static uint64_t digest(int which, unsigned *count)
+{
+	static uint8_t buf[HAK_NL_BUF];
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+	struct hak_nl nl;
+	uint64_t sum = 0;
+
+	*count = 0;
+	enter(which);
+	NEED(hak_nl_open(&nl, HAK_NL_CALL_BUF) == HAK_OK);
+	(void)hak_ct_put_list(&w, 1);
+	NEED(hak_nl_send(&nl, &w) == HAK_OK);
+	for (;;) {
+		struct hak_ctmsg m;
+		struct hak_rd r;
+		size_t n;
+
+		NEED(hak_nl_recv(&nl, buf, sizeof buf, 0, &n) == HAK_OK);
+		r = hak_rd_on(buf, n);
+		while (hak_rd_left(&r)) {
+			uint64_t h = 1469598103934665603u;
+			const uint8_t *p;
+
+			if (hak_ct_next(&r, &m))
+				continue;
+			if (m.what == HAK_CT_DONE) {
+				hak_nl_close(&nl);
+				return sum;
+			}
+			p = (const uint8_t *)&m.flow.orig;
+			for (size_t i = 0; i < sizeof m.flow.orig; i++)
+				h = (h ^ p[i]) * 1099511628211u;
+			p = (const uint8_t *)&m.flow.reply;
+			for (size_t i = 0; i < sizeof m.flow.reply; i++)
+				h = (h ^ p[i]) * 1099511628211u;
+			sum += (h ^ m.flow.mark) * 1099511628211u;
+			++*count;
+		}
+	}
+}
+
+static void compare(const char *what)
+{
+	unsigned a, b;
+	uint64_t x = digest(0, &a), y = digest(1, &b);
+
+	CASE("%s", what);
+	CHECK(a > 0);
+	EQUAL(a, b);
+	CHECK(x == y);
+	t_case[0] = 0;
+}
+
+static void role(struct hak_engine *e, int i, bool active, uint32_t term)
+{
+	struct hak_swap_times t;
+
+	enter(i);
+	status(e, active ? 2 : 1, term);
+	CHECK((active ? hak_engine_activate(e, term, &t) : hak_engine_passivate(e, &t)) == HAK_OK);
+	EQUAL(hak_engine_gate(e), active);
+}
+
+static void drain_events(struct hak_engine *e)
+{
+	struct hak_event v;
+
+	while (hak_engine_event(e, &v))
+		CHECK(v.type < HAK_EV_COUNT);
+}
+
+int main(void)
+{
+	struct hak_engine *a, *b;
+
+	if (geteuid() != 0) {
+		fprintf(stderr, "test_engine needs root: it makes network namespaces\n");
+		return 1;
+	}
+	build();
+	a = engine(0);
+	b = engine(1);
+	UNTIL(known(a) && known(b));
+
+	churn(0, 4000);				/* before anybody listens */
+	role(a, 0, true, 1);
+	role(b, 1, false, 0);
+	churn(0, 8000);				/* under the copy */
+	UNTIL(synced(b));
+	UNTIL(drained(a, b));
+	compare("copy under churn");
+
+	hak_engine_free(b);			/* crash and restart of the passive */
+	churn(0, 3000);
+	b = engine(1);
+	role(b, 1, false, 0);
+	churn(0, 3000);
+	UNTIL(synced(b));
+	UNTIL(drained(a, b));
+	compare("restart");
+	drain_events(a);
+	drain_events(b);
+
+	enter(0);				/* planned swap */
+	CHECK(hak_engine_handover(a, 2, 5000) == HAK_OK);
+	EQUAL(hak_engine_gate(a), 0);
+	status(a, 1, 1);
+	role(b, 1, true, 2);
+	churn(1, 5000);
+	UNTIL(synced(a));
+	UNTIL(drained(b, a));
+	compare("hand-over");
+
+	for (uint32_t i = 0; i < 10; i++) {	/* back and forth, no time to breathe */
+		role(i % 2 ? a : b, i % 2 ? 0 : 1, false, 3 + i);
+		role(i % 2 ? b : a, i % 2 ? 1 : 0, true, 3 + i);
+		churn(i % 2 ? 1 : 0, 500);
+	}
+	UNTIL(synced(a));
+	UNTIL(drained(b, a));
+	compare("ten swaps");
+
+	hak_engine_bye(a);
+	hak_engine_free(a);
+	hak_engine_free(b);
+	return t_end();
+}

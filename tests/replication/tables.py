@@ -1,0 +1,116 @@
+"""When a passive node's table is what the active node's demands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hak2k.lab import Entry, Table, until
+from hak2k.lab import ctnl as c
+from tests.pair import Pair, Side
+
+GRE, TCP = 47, 6
+LARVAL = 8 * 86400
+# A test is over long before a larva's clock has run down by as much.
+LARVAL_SLACK = 3600
+TOLD = c.TCP_WINDOW_SCALE | c.TCP_SACK_PERM | c.TCP_CLOSE_INIT
+
+
+def larva_of(entry: Entry) -> dict[str, Any]:
+    """What a passive kernel must hold for an entry of the active one, by name.
+
+    Everything is equal but for what makes a larva of it: TCP checks no windows, and
+    remembers none; GRE's timeout is fixed.
+    """
+    wanted = entry.identity()
+    wanted["status"] &= ~(c.OFFLOAD | c.FIXED_TIMEOUT)
+    if entry.orig.proto == GRE:
+        wanted["status"] |= c.FIXED_TIMEOUT
+    if entry.tcp is not None:
+        flags = [f & TOLD | c.TCP_BE_LIBERAL for f in entry.tcp.flags]
+        # Only the SYN was seen, and it offered to scale windows: the kernel takes the
+        # scale only if both directions have the flag.
+        if entry.tcp.state == "SYN_SENT" and (flags[0] ^ flags[1]) & c.TCP_WINDOW_SCALE:
+            flags = [f | c.TCP_WINDOW_SCALE for f in flags]
+        wanted["tcp.flags"] = tuple(flags)
+    return wanted
+
+
+def faults(active: Entry, passive: Entry | None) -> list[str]:
+    """How `passive` fails to be the larva of `active`; empty if it does not."""
+    if passive is None:
+        return [f"missing: {active.orig}"]
+    have, want = passive.identity(), larva_of(active)
+    found = [
+        f"{active.orig}: {name}: has {have[name]!r}, should be {value!r}"
+        for name, value in want.items()
+        if have[name] != value
+    ]
+    if not LARVAL - LARVAL_SLACK < passive.timeout:
+        found.append(f"{active.orig}: timeout {passive.timeout}")
+    if any(n for pair in (passive.counters_orig, passive.counters_reply) for n in pair or ()):
+        found.append(f"{active.orig}: saw packets: {passive.counters_orig}")
+    return found
+
+
+def replicable(side: Side) -> Table:
+    """The entries of a node that concern both."""
+    return side.node.conntrack(lambda e: not e.mark & 0x100)
+
+
+def table_faults(two: Pair, active: Side | None = None) -> list[str]:
+    """How the passive table fails to be the active one's copy."""
+    active = active or two.a
+    mine, theirs = replicable(active), replicable(two.other(active))
+    found = [f"extra: {theirs[k].orig}" for k in theirs.keys() - mine.keys()]
+    for key, entry in mine.items():
+        found += faults(entry, theirs.get(key))
+    return sorted(found)
+
+
+def equal(two: Pair, active: Side | None = None, timeout: float = 5.0) -> None:
+    """Wait until the passive table is a copy of the active one."""
+    until(
+        lambda: not table_faults(two, active),
+        timeout,
+        "equal tables",
+        interval=0.05,
+        detail=lambda: "\n".join([*table_faults(two, active)[:20], two.report()]),
+    )
+
+
+def arrives(two: Pair, entry: Entry, timeout: float = 3.0) -> Entry:
+    """Wait until the passive kernel has what the active one has under this key.
+
+    Returns the active one's entry.
+    """
+
+    def found() -> list[str]:
+        here = two.a.node.ct.get(entry.orig, entry.zone)
+        assert here is not None, "the active kernel does not have it"
+        return faults(here, two.b.node.ct.get(entry.orig, entry.zone))
+
+    until(
+        lambda: not found(),
+        timeout,
+        "an equal entry",
+        detail=lambda: "\n".join([*found(), two.report()]),
+    )
+    here = two.a.node.ct.get(entry.orig, entry.zone)
+    assert here is not None
+    return here
+
+
+def leaves(two: Pair, entry: Entry, timeout: float = 3.0) -> None:
+    """Wait until the passive kernel no longer has this entry."""
+    until(
+        lambda: two.b.node.ct.get(entry.orig, entry.zone) is None,
+        timeout,
+        "the entry to go",
+        detail=two.report,
+    )
+
+
+def without_clock(entry: Entry) -> Entry:
+    """The entry, for comparison with itself at another time."""
+    return replace(entry, timeout=0)
