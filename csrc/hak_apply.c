@@ -475,6 +475,17 @@ static void flush(struct hak_apply *a)
 
 /* ---- records --------------------------------------------------------- */
 
+/* Something did not reach us and never will: only a full copy helps. */
+static void stream_lost(struct hak_apply *a)
+{
+	struct hak_engine *e = a->e;
+
+	hak_count(&e->stats, HAK_STAT_STREAM_LOST);
+	atomic_store(&e->synced, false);
+	atomic_store(&e->sync_needed, true);
+	hak_emit(e, HAK_EV_STREAM_LOST, 0, 0, 0, NULL);
+}
+
 static void on_record(struct hak_apply *a)
 {
 	struct hak_engine *e = a->e;
@@ -517,8 +528,7 @@ static void on_record(struct hak_apply *a)
 		hak_sync_on_end(a, r.sync.generation, r.sync.entries);
 		break;
 	case HAK_REC_SYNC_LOST:
-		atomic_store(&e->synced, false);
-		atomic_store(&e->sync_needed, true);
+		stream_lost(a);
 		break;
 	case HAK_REC_HANDOVER:
 		hak_emit(e, HAK_EV_HANDOVER, r.term, 0, 0, NULL);
@@ -545,7 +555,7 @@ static void on_payload(struct hak_apply *a, const struct hak_held *h)
 			/* authentic and yet not K2K: the rest cannot be trusted, and
 			 * what it said is lost */
 			hak_count(&e->stats, HAK_STAT_DROP_MALFORMED);
-			atomic_store(&e->sync_needed, true);
+			stream_lost(a);
 			break;
 		}
 		hak_count(&e->stats, HAK_STAT_RX_RECORDS);
@@ -575,12 +585,8 @@ static bool take_stream(struct hak_apply *a)
 	from = e->rx.applied;
 	to = e->rx.next;
 	pthread_mutex_unlock(&e->rx_lock);
-	if (lost) {
-		hak_count(&e->stats, HAK_STAT_STREAM_LOST);
-		hak_emit(e, HAK_EV_STREAM_LOST, 0, 0, 0, NULL);
-		atomic_store(&e->synced, false);
-		atomic_store(&e->sync_needed, true);
-	}
+	if (lost)
+		stream_lost(a);
 	if (from == to)
 		return false;
 	if (to - from > SLOTS_PER_TURN)

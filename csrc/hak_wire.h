@@ -89,9 +89,9 @@ enum hak_rec {			/* record types */
 
 /* Body of a flow record and of an expectation record:
  *
- *  +---------------+---------------+------------------+-----------------+
- *  | shape         | l4proto       | zone (2, if any) | tuple           |
- *  +---------------+---------------+------------------+-----------------+
+ *  +---------------+- - - - - - - - + - - - - - - - - -+-----------------+
+ *  | shape         | l4proto (1)    | zone (2)         | tuple           |
+ *  +---------------+- - - - - - - - + - - - - - - - - -+-----------------+
  *  | fields: each one byte (id << 4 | length; 15: a length byte of 15..255
  *  | follows), then the value
  *
@@ -101,26 +101,42 @@ enum hak_rec {			/* record types */
  *  shape bits: */
 enum {
 	HAK_SHAPE_V6 = 0x01,
-	HAK_SHAPE_ZONE = 0x06,	/* enum hak_zone_dir << 1 */
+	HAK_SHAPE_ZONE = 0x06,	/* enum hak_zone_dir << 1; not 0: the zone follows */
 	HAK_SHAPE_ZONE_SHIFT = 1,
+	HAK_SHAPE_PROTO = 0x18,	/* enum hak_shape_proto << 3 */
+	HAK_SHAPE_PROTO_SHIFT = 3,
 	/* Others are reserved: a record that bears one is skipped and counted. */
-	HAK_SHAPE_KNOWN = 0x07,
+	HAK_SHAPE_KNOWN = 0x1f,
+};
+
+enum {
+	HAK_LONG_RECORD = 255,	/* a record's length byte: two more bytes follow */
+	HAK_LONG_FIELD = 15,	/* a field's length nibble: a byte follows */
+};
+
+/* The protocols of nearly all connections need no byte of their own. */
+enum hak_shape_proto {
+	HAK_SHAPE_OTHER = 0,	/* l4proto follows, and is none of these: */
+	HAK_SHAPE_TCP = 1,
+	HAK_SHAPE_UDP = 2,
+	HAK_SHAPE_ICMP = 3,	/* ICMP over IPv4, ICMPv6 over IPv6 */
 };
 
 /* Fields of flow records.  What is fixed at a connection's birth travels in NEW
  * and SYNC alone: the reply tuple (only the parts in which it is not the inverse
- * of the original one, that is NAT), helper and master.  Status, mark and labels
- * that are absent are zero in NEW and SYNC and unchanged in UPDATE. */
+ * of the original one, that is NAT), helper and master.  Status and mark that are
+ * absent are zero in NEW and SYNC and unchanged in UPDATE. */
 enum hak_field {
-	HAK_FIELD_REPLY_SRC = 0,	/* address */
-	HAK_FIELD_REPLY_DST = 1,	/* address */
-	HAK_FIELD_REPLY_PORTS = 2,	/* 4: sport, dport (or id, type, code) */
+	HAK_FIELD_REPLY_SRC = 0,	/* address [, 2 sport] */
+	HAK_FIELD_REPLY_DST = 1,	/* address [, 2 dport] */
+	HAK_FIELD_REPLY_PORTS = 2,	/* 4: sport, dport (or id, type, code), where the
+					 * two above do not say it */
 	HAK_FIELD_STATUS = 3,		/* 1 or more: enum hak_wire_status_bit */
 	HAK_FIELD_TCP = 4,		/* 1 status << 4 | state [, 1 flags o/r nibbles
 					 * [, 1 wscale o/r nibbles]] */
 	HAK_FIELD_SCTP = 5,		/* 1 state [, 4 vtag original, 4 vtag reply] */
 	HAK_FIELD_DCCP = 6,		/* 1 state, 1 role, 8 handshake sequence */
-	HAK_FIELD_MARK = 7,		/* 4 */
+	HAK_FIELD_MARK = 7,		/* 1..4, leading zeroes cut */
 	HAK_FIELD_LABELS = 8,		/* 1..16, trailing zeroes cut */
 	HAK_FIELD_HELPER = 9,		/* name, 1..15, no NUL */
 	HAK_FIELD_MASTER = 10,		/* l4proto, tuple as above */

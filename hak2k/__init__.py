@@ -8,7 +8,6 @@ nothing, which matters because every `ha...` command starts with it.
     HakError and its subclasses     all that hak2k raises on purpose
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hak2k._version import __version__
@@ -63,6 +62,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'hak2k' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(home), name)
     globals()[name] = value  # the next access finds it without coming here
     return value

@@ -152,11 +152,11 @@ async def _serve(config: Config, log: EventLog, snapshot: Snapshot) -> None:
     loop.set_exception_handler(unexpected)
     engine = Engine(config)
     node = Node(config, engine, log, snapshot)
-    watch = NetWatch(
-        snapshot_names(config),
-        lambda s: loop.call_soon_threadsafe(node.on_snapshot, s),
-        snapshot,
-    )
+
+    def seen(new: Snapshot) -> None:
+        loop.call_soon_threadsafe(node.on_snapshot, new)
+
+    watch = NetWatch(snapshot_names(config), seen, snapshot)
     server = Server(
         config.control.socket,
         Service(node).handlers(),
@@ -218,14 +218,8 @@ def run(config: Config, log_format: str) -> None:
         snapshot = look(snapshot_names(config))
         check_interfaces(config, snapshot)
         check_port(config)
-        spec = gate.GateSpec(
-            interfaces=tuple(i.name for i in config.interface),
-            links=tuple(link.interface for link in config.link),
-            port=config.stream.port,
-            addresses=tuple(a for i in config.interface for a in i.addresses),
-        )
         # The sysctls of conntrack exist once a rule has called for it.
-        gate.build(spec)
+        gate.build(gate.GateSpec.of(config))
         set_sysctls(log)
         asyncio.run(_serve(config, log, snapshot))
     finally:

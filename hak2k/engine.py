@@ -209,12 +209,7 @@ class Engine:
         self, config: Config, *, core: Callable[..., Core] = _compiled_core
     ) -> None:
         self.config = config
-        self.gate_spec = gate.GateSpec(
-            interfaces=tuple(i.name for i in config.interface),
-            links=tuple(link.interface for link in config.link),
-            port=config.stream.port,
-            addresses=tuple(a for i in config.interface for a in i.addresses),
-        )
+        self.gate_spec = gate.GateSpec.of(config)
         self._lock = threading.RLock()
         self._term = 0
         self._closed = False

@@ -40,9 +40,12 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hak2k.errors import KernelError
+
+if TYPE_CHECKING:
+    from hak2k.config import Config
 
 TABLE: Final = "hak2k"
 INGRESS_PRIORITY: Final = -500
@@ -66,6 +69,15 @@ class GateSpec:
     """UDP port of the stream."""
     addresses: tuple[str, ...] = ()
     """Our addresses on the data interfaces, with or without a prefix length."""
+
+    @classmethod
+    def of(cls, config: Config) -> GateSpec:
+        return cls(
+            interfaces=tuple(i.name for i in config.interface),
+            links=tuple(link.interface for link in config.link),
+            port=config.stream.port,
+            addresses=tuple(a for i in config.interface for a in i.addresses),
+        )
 
 
 def _names(names: Iterable[str]) -> str:

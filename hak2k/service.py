@@ -24,7 +24,15 @@ WAIT_TIMEOUT_S: Final = 30.0
 MODES: Final = ("active", "passive", "starting", "fault")
 
 # Part of the command line for good, not built yet.
-UNAVAILABLE: Final = tuple("sync diff synctest freeze resume verify why".split())
+UNAVAILABLE: Final = (
+    "sync",
+    "diff",
+    "synctest",
+    "freeze",
+    "resume",
+    "verify",
+    "why",
+)
 
 
 def _mode(mode: Mode) -> str:

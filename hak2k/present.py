@@ -1,0 +1,137 @@
+"""How answers look on a terminal.  Pure: JSON shapes in, lines out.
+
+`info` is the note's `hainfo`: one row per field, this node left, the peer right,
+80 columns.  A value too long for its column is cut, with a ~ at its end; `--json`
+has all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+WIDTH: Final = 80
+_LABEL: Final = 15
+_COLUMN: Final = 31
+_NONE: Final = "N/A"
+
+Json = dict[str, Any]
+
+
+def when(stamp: str | None) -> str:
+    """RFC 3339 in UTC as local time: 2026-01-31 12:00:00."""
+    if not stamp:
+        return _NONE
+    import time
+    from calendar import timegm
+
+    try:
+        utc = timegm(time.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return stamp
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(utc))
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "~"
+
+
+def _row(label: str, left: str, right: str) -> str:
+    # One blank between the columns even where the left one is full.
+    left = _cut(left, _COLUMN - 1)
+    right = _cut(right, WIDTH - _LABEL - 2 - _COLUMN)
+    return f"{label:<{_LABEL}}: {left:<{_COLUMN}}{right}".rstrip()
+
+
+def _yes_no(value: bool | None) -> str:
+    return _NONE if value is None else "yes" if value else "no"
+
+
+def _forced(node: Json) -> str:
+    return str(node["forced"]).capitalize()
+
+
+def _mode(node: Json) -> str:
+    return "Unreachable" if not node.get("alive", True) else node["mode"].capitalize()
+
+
+# label, value; "v": only with -v.  Order and labels are the note's.
+_Field = tuple[str, Callable[[Json], str], str]
+_BEFORE_LINKS: Final[tuple[_Field, ...]] = (
+    ("model", lambda n: n["model"], ""),
+    ("version", lambda n: n["version"], ""),
+    ("forced", _forced, ""),
+    ("mode", _mode, ""),
+    ("  since", lambda n: when(n["since"]), ""),
+    ("supervisor", lambda n: str(n["supervisor"]).lower(), "v"),
+    ("stream ver.", lambda n: str(n["protocol"]["stream"]), "v"),
+    ("state ver.", lambda n: str(n["protocol"]["state"]), "v"),
+    ("balanc. paused", lambda n: "Yes" if n["state"] == "frozen" else "No", "v"),
+    ("backup active", lambda n: _NONE, ""),
+    ("backup ver.", lambda n: _NONE, ""),
+    ("backup date", lambda n: _NONE, ""),
+    ("quality", lambda n: str(n["quality"]), ""),
+    ("priority", lambda n: str(n["priority"]), ""),
+    ("file sync", lambda n: "None running", ""),
+    ("is conf sync", lambda n: _yes_no(n["config_synced"]), ""),
+    ("last conf sync", lambda n: _NONE, "v"),
+    ("boot", lambda n: when(n["boot"]), ""),
+    ("state", lambda n: n["state"].capitalize(), ""),
+    ("term", lambda n: str(n.get("term", _NONE)), "v"),
+)
+
+
+def info_lines(info: Json, verbose: bool) -> list[str]:
+    """`hainfo` and `hainfo -v`."""
+    local, peer = info["local"], info["peer"]
+
+    def both(label: str, value: Callable[[Json], str]) -> str:
+        return _row(label, value(local), value(peer) if peer is not None else _NONE)
+
+    serial = _cut(local["serial"], _COLUMN - 9)
+    out = ["Nodes status:"]
+    right = peer["serial"] if peer is not None else "(no peer)"
+    out.append(
+        (" " * (_LABEL + 2) + f"{serial + ' (local)':<{_COLUMN}}{right}").rstrip()
+    )
+    for label, value, only in _BEFORE_LINKS:
+        if not only or verbose:
+            out.append(both(label, value))
+    for link in info["links"]:
+        state = "OK" if link["state"] == "ok" else "FAILED"
+        name = _cut(f"{link['name']} link", _LABEL)
+        left, right = f"{link.get('local')}: {state}", f"{link.get('peer')}: {state}"
+        out.append(_row(name, left, right))
+        if verbose:
+            rtt = link["rtt_us"]
+            trip = "" if rtt is None else f"{rtt} us round trip"
+            out.append(_row("  since", when(link["since"]), trip))
+    if verbose:
+        stream, table = info["stream"], info["table"]
+        how = "encrypted" if stream["encrypted"] else "authenticated"
+        lag = f"{stream['lag_records']} records, {stream['lag_ms']:g} ms behind"
+        out.append(_row("stream", f"{stream['sequence']}, {how}", lag))
+        equal = {True: "equal", False: "different", None: "not compared"}
+        out.append(_row("table", f"{table['entries']} entries", equal[table["equal"]]))
+    out.append(_row("FwadminRevision", _NONE, _NONE))
+    if peer is None:
+        out.append("Notice: the other firewall has not been heard yet")
+    elif not peer.get("alive", True):
+        out.append("Notice: the other firewall does not answer")
+    return out
+
+
+def stats_lines(stats: Json) -> list[str]:
+    """One counter a line, sorted by name."""
+    width = max((len(name) for name in stats), default=0)
+    return [f"{name:<{width}} {stats[name]}" for name in sorted(stats)]
+
+
+def event_line(event: Json) -> str:
+    """One event: local time, severity, identifier, message, other fields."""
+    fixed = ("time", "id", "severity", "message")
+    rest = "".join(f" {k}={v}" for k, v in event.items() if k not in fixed)
+    return (
+        f"{when(event['time'])} {event['severity']:<7} {event['id']}: "
+        f"{event['message']}{rest}"
+    )
