@@ -118,33 +118,32 @@ out:
 	batch_begin(e);
 }
 
+/* `put` is one of hak_wire_put_*(); a full payload goes out first. */
+#define PUT(e, put, ...) do { \
+	enum hak_err err_ = put(&(e)->batch, __VA_ARGS__); \
+	if (err_ == HAK_ESPACE) { \
+		flush(e); \
+		err_ = put(&(e)->batch, __VA_ARGS__); \
+	} \
+	if (err_) \
+		hak_count(&(e)->stats, HAK_STAT_EVENTS_BAD); \
+	else \
+		(e)->batch_records++; \
+	} while (0)
+
 static void put_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
 {
-	if (hak_wire_put_flow(&e->batch, type, f) == HAK_ESPACE) {
-		flush(e);
-		if (hak_wire_put_flow(&e->batch, type, f))
-			return;		/* larger than a datagram: cannot be */
-	}
-	e->batch_records++;
+	PUT(e, hak_wire_put_flow, type, f);
 }
 
 static void put_expect(struct hak_engine *e, uint8_t type, const struct hak_expect *x)
 {
-	if (hak_wire_put_expect(&e->batch, type, x) == HAK_ESPACE) {
-		flush(e);
-		if (hak_wire_put_expect(&e->batch, type, x))
-			return;
-	}
-	e->batch_records++;
+	PUT(e, hak_wire_put_expect, type, x);
 }
 
 static void put_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body)
 {
-	if (hak_wire_put_raw(&e->batch, type, body->base, hak_wr_len(body)) == HAK_ESPACE) {
-		flush(e);
-		(void)hak_wire_put_raw(&e->batch, type, body->base, hak_wr_len(body));
-	}
-	e->batch_records++;
+	PUT(e, hak_wire_put_raw, type, body->base, hak_wr_len(body));
 }
 
 static void put_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b, uint64_t b)

@@ -90,8 +90,12 @@ class Rtnl:
 
     def __init__(self) -> None:
         self._socket = _open(0)
-        self._socket.settimeout(2.0)
+        # Not settimeout(): that would cost a poll() before each answer.
+        limit = struct.pack("ll", 2, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._sequence = 0
+        # Question, last answer and what it meant: nearly always the same again.
+        self._seen: dict[str, tuple[bytes, bytes, Link | None]] = {}
 
     def close(self) -> None:
         self._socket.close()
@@ -123,21 +127,25 @@ class Rtnl:
 
     def link(self, name: str) -> Link | None:
         """The interface of that name; None: there is none."""
-        body = (
-            _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-            + _attribute(_IFLA_IFNAME, name.encode() + b"\0")
-            + _attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
-        )
+        body, last, link = self._seen.get(name, (b"", b"", None))
+        if not body:
+            mask = struct.pack("=I", _RTEXT_FILTER_SKIP_STATS)
+            body = (
+                _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+                + _attribute(_IFLA_IFNAME, name.encode() + b"\0")
+                + _attribute(_IFLA_EXT_MASK, mask)
+            )
         try:
             answers = self._ask(_RTM_GETLINK, 0, body)
         except KernelError as e:
             if e.errno == errno.ENODEV:
                 return None
             raise
-        for kind, payload in answers:
-            if kind == _RTM_NEWLINK:
-                return _link(payload, name)
-        return None
+        payload = next((p for kind, p in answers if kind == _RTM_NEWLINK), b"")
+        if payload != last:
+            link = _link(payload, name) if payload else None
+        self._seen[name] = (body, payload, link)
+        return link
 
     def addresses(self) -> list[tuple[int, bytes]]:
         """(interface index, address of 4 or 16 bytes), all of this netns."""

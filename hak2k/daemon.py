@@ -156,7 +156,12 @@ async def _serve(config: Config, log: EventLog, snapshot: Snapshot) -> None:
     def seen(new: Snapshot) -> None:
         loop.call_soon_threadsafe(node.on_snapshot, new)
 
-    watch = NetWatch(snapshot_names(config), seen, snapshot)
+    watch = NetWatch(
+        [i.name for i in config.interface],
+        seen,
+        snapshot,
+        slow=[link.interface for link in config.link],
+    )
     server = Server(
         config.control.socket,
         Service(node).handlers(),

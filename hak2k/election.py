@@ -482,7 +482,8 @@ def _promote(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
     heard = s.peer.term if s.peer is not None else 0
     term = max(s.term, heard) + 1 if s.offer is None else max(s.term, s.offer)
     commands: list[Command] = [Promote(term, why)]
-    if s.role is Role.PASSIVE and not s.synced:
+    # Where no active one was ever seen there is nothing to be missed.
+    if s.role is Role.PASSIVE and not s.synced and s.sync_asked is not None:
         text = "promoted although the table was not proven complete"
         commands.append(Log("role.unproven", text))
     accepted = s.offer is not None

@@ -23,6 +23,8 @@ from hak2k._rtnl import Link, Rtnl, open_monitor
 from hak2k.errors import KernelError
 
 POLL_S = 0.1
+# HA links: the heartbeats tell sooner than a carrier could.
+SLOW_POLL_S = 1.0
 # Addresses change rarely and a list of them is long: events, and this often.
 ADDRESS_POLL_S = 5.0
 
@@ -66,6 +68,7 @@ class NetWatch:
     """Calls `notify(snapshot)` in its own thread whenever something changed.
 
     names: interfaces to watch.
+    slow: further ones, asked about once a second.
     notify: must not block; typically `loop.call_soon_threadsafe`.
     first: what is known already; `look(names)` if absent.
     """
@@ -75,12 +78,15 @@ class NetWatch:
         names: Iterable[str],
         notify: Callable[[Snapshot], None],
         first: Snapshot | None = None,
+        *,
+        slow: Iterable[str] = (),
         poll_s: float = POLL_S,
     ) -> None:
         self._names = tuple(names)
+        self._slow = tuple(slow)
         self._notify = notify
         self._poll_s = poll_s
-        self.snapshot = look(self._names) if first is None else first
+        self.snapshot = look((*self._names, *self._slow)) if first is None else first
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(
             target=self._run, name="hak2k-netwatch", daemon=True
@@ -106,7 +112,7 @@ class NetWatch:
         poll = select.poll()
         poll.register(monitor, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN | select.POLLHUP)
-        addresses_at = 0.0
+        addresses_at = slow_at = 0.0
         try:
             while True:
                 ready = {fd for fd, _ in poll.poll(self._poll_s * 1000)}
@@ -116,19 +122,24 @@ class NetWatch:
                 if changed:
                     _drain(monitor)
                 try:
-                    links = {n: rtnl.link(n) for n in self._names}
+                    now = time.monotonic()
+                    found = {n: rtnl.link(n) for n in self._names}
+                    links = {n: link for n, link in found.items() if link is not None}
+                    if changed or now >= slow_at:
+                        slow_at = now + SLOW_POLL_S
+                        found = {n: rtnl.link(n) for n in self._slow}
+                    else:
+                        found = {n: self.snapshot.links.get(n) for n in self._slow}
+                    links |= {n: link for n, link in found.items() if link is not None}
                     addresses = self.snapshot.addresses
-                    if changed or time.monotonic() >= addresses_at:
+                    if changed or now >= addresses_at:
                         addresses = frozenset(rtnl.addresses())
-                        addresses_at = time.monotonic() + ADDRESS_POLL_S
+                        addresses_at = now + ADDRESS_POLL_S
                 except KernelError:
                     # A stall of the kernel's: what we knew stays true until it
                     # answers again.
                     continue
-                new = Snapshot(
-                    {n: link for n, link in links.items() if link is not None},
-                    addresses,
-                )
+                new = Snapshot(links, addresses)
                 if new != self.snapshot:
                     self.snapshot = new
                     self._notify(new)

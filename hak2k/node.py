@@ -36,6 +36,7 @@ from hak2k.quality import quality
 from hak2k.swap import announce_delays
 
 HANDOVER_TIMEOUT_S: Final = 2.0
+READY_WAIT_S: Final = 2.0  # a command waits that long for what it needs
 GATE_PROBE_S: Final = 0.25  # one netlink question
 GATE_CHECK_S: Final = 5.0  # a listing through libnftables
 TICK_S: Final = 0.25  # at the latest; the election names earlier times
@@ -363,9 +364,10 @@ class Node:
                 )
                 self.feed(model.PeerDead())
             case "peer.bye":
-                self._gone = True
-                self.log.emit("peer.bye", f"{self._peer_name()} said goodbye")
-                self.feed(model.PeerBye())
+                if not self._gone:  # it says so on each link
+                    self._gone = True
+                    self.log.emit("peer.bye", f"{self._peer_name()} said goodbye")
+                    self.feed(model.PeerBye())
             case "link.up" | "link.down":
                 name = self._link_name(int(data.get("link", 0)))
                 word = "works" if event.type == "link.up" else "is silent"
@@ -517,7 +519,16 @@ class Node:
         Raises RefusedError."""
         await self.idle()
         event = model.Force(forced, alone)
-        why = refusal(self.rules, self.state, event)
+
+        def refused() -> str | None:
+            return refusal(self.rules, self.state, event)
+
+        # Right after a swap, or a join, a copy is under way that takes moments: a
+        # script that swaps there and back should not have to know.
+        await self.until(
+            lambda: refused() is None and not self.busy, min(timeout_s, READY_WAIT_S)
+        )
+        why = refused()
         if why is not None:
             raise RefusedError(why)
         word = forced.name.lower()

@@ -83,7 +83,7 @@ class Daemons:
         self, firewalls: tuple[Node, Node], directory: Path, bindir: Path | None = None
     ) -> None:
         # Not resolved: in a virtual environment the interpreter is a symbolic link.
-        self._bindir = bindir or Path(sys.executable).parent
+        self.bindir = bindir or Path(sys.executable).parent
         self._psk = new_psk()
         self._instances: dict[str, Instance] = {}
         for node in firewalls:
@@ -155,7 +155,7 @@ class Daemons:
         instance.control_socket.unlink(missing_ok=True)
         with open(instance.log, "ab") as log:
             instance.process = instance.node.popen(
-                self._bindir / "hak2kd",
+                self.bindir / "hak2kd",
                 "--config",
                 instance.config,
                 *arguments,
@@ -247,7 +247,7 @@ class Daemons:
         """Run ``hak2kctl`` against a daemon, whatever its exit status."""
         instance = self[firewall]
         return instance.node.run(
-            self._bindir / "hak2kctl",
+            self.bindir / "hak2kctl",
             *arguments,
             check=False,
             timeout=timeout,

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nf_conntrack_tcp.h>
-#include "../../csrc/hak_flow.h"
+#include "hak_flow.h"
 #include "t.h"
 
 static inline struct hak_tuple tuple(const char *src, unsigned sport, const char *dst,

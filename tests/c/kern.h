@@ -11,7 +11,7 @@
 #include <unistd.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
-#include "../../csrc/hak_ct.h"
+#include "hak_ct.h"
 #include "t.h"
 
 enum { KERN_BUF = 1 << 16 };

@@ -1,7 +1,7 @@
 /* ctnetlink messages without a kernel: what is refused, what is tolerated, and the
  * bytes of the requests.  What a kernel makes of them is test_ct_kernel.c's. */
-#include "../../csrc/hak_ct.h"
-#include "../../csrc/hak_nlmsg.h"
+#include "hak_ct.h"
+#include "hak_nlmsg.h"
 #include "flows.h"
 #include <errno.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>

@@ -1,6 +1,6 @@
 /* The codec against the kernel: what is written is what is read back, through a record,
  * in a second network namespace too.  Needs root, ip(8), nft(8) and sysctl(8). */
-#include "../../csrc/hak_wire.h"
+#include "hak_wire.h"
 #include "flows.h"
 #include "kern.h"
 

@@ -1,6 +1,6 @@
 /* Identity: inverse tuples, SipHash, the canonical hash, the one-line text. */
-#include "../../csrc/hak_ct.h"
-#include "../../csrc/hak_siphash.h"
+#include "hak_ct.h"
+#include "hak_siphash.h"
 #include "flows.h"
 
 /* vectors_sip64 of the reference implementation: key 00..0f, message 00..n-1; the

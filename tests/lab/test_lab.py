@@ -113,6 +113,15 @@ def test_every_kind_of_traffic_passes(lab: Lab) -> None:
     assert lab.fw1.counters()["invalid"] == 0
 
 
+def test_a_download_can_be_ended(lab: Lab) -> None:
+    with Traffic(lab) as traffic:
+        traffic.open("bulk", "bulk", total=1 << 40, rate=1 << 20)
+        until(lambda: traffic.stats()["bulk-bulk"].bytes_verified > 50_000, 5, "some data")
+        traffic.finish()
+        assert traffic.lost() == {}
+        assert traffic.stats()["bulk-bulk"].bytes_verified < 5 << 20
+
+
 def test_a_silence_is_measured_and_survived(lab: Lab) -> None:
     with Traffic(lab) as traffic:
         traffic.open("masq", "udp", 1, interval_ms=10)

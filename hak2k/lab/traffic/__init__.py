@@ -68,12 +68,18 @@ ROUTES = {
 
 @dataclass
 class Stats:
-    """The figures of one kind of flow, over all of them; times in ms."""
+    """The figures of one kind of flow, over all of them; times in ms.
+
+    ``silent`` counts the living flows that have had no reply for longer than what
+    was asked for (a second); ``longest_gap_ms`` is since the flows began, and
+    ``window_gap_ms`` since the last ``window``.
+    """
 
     proto: str = ""
     flows: int = 0
     established: int = 0
     alive: int = 0
+    silent: int = 0
     done: int = 0
     sent: int = 0
     received: int = 0
@@ -136,9 +142,9 @@ class Endpoint:
         """Open flows; ``options`` as for ``Traffic.open``."""
         self.command("open", kind=kind, proto=proto, host=host, port=port, **options)
 
-    def stats(self) -> dict[str, Stats]:
+    def stats(self, silent_ms: float = 1000.0) -> dict[str, Stats]:
         """Figures by kind."""
-        kinds = self.command("stats")["kinds"]
+        kinds = self.command("stats", silent_ms=silent_ms)["kinds"]
         return {kind: Stats(**figures) for kind, figures in kinds.items()}
 
     def close(self) -> dict[str, Any]:
@@ -233,9 +239,13 @@ class Traffic:
         side.open(name, proto, way.host, way.port, **options)
         return name
 
-    def stats(self) -> dict[str, Stats]:
-        """Live figures by kind."""
-        return {**self.server.stats(), **self.client.stats()}
+    def stats(self, silent_ms: float = 1000.0) -> dict[str, Stats]:
+        """Live figures by kind.
+
+        Args:
+            silent_ms: from what silence on a flow counts as silent.
+        """
+        return {**self.server.stats(silent_ms), **self.client.stats(silent_ms)}
 
     def window(self) -> None:
         """Start the ``window_gap_ms`` figures anew, to measure one incident."""
@@ -289,6 +299,20 @@ class Traffic:
     def report(self) -> dict[str, Any]:
         """Every flow of both sides by itself, and the figures by kind."""
         return {side.node.name: side.command("report") for side in (self.client, self.server)}
+
+    def finish(self, timeout: float = 10.0) -> None:
+        """End every download early and wait until its digest has been compared.
+
+        Raises:
+            Timeout: one of them did not end.
+        """
+        self.client.command("finish")
+        until(
+            lambda: all(s.done == s.flows for s in self.stats().values() if s.proto == "bulk"),
+            timeout,
+            "every download is complete",
+            detail=lambda: {k: s for k, s in self.stats().items() if s.proto == "bulk"},
+        )
 
     def pause(self, timeout: float = 1.0) -> bool:
         """Send nothing new; return whether all that was under way came back.

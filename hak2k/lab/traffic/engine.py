@@ -176,8 +176,8 @@ class Engine:
         self._servers.append(service(self, listener))
         return {}
 
-    def do_stats(self) -> dict[str, Any]:
-        """Figures by kind."""
+    def do_stats(self, silent_ms: float = 1000.0) -> dict[str, Any]:
+        """Figures by kind; see ``Stats``."""
         now = time.monotonic_ns()
         kinds: dict[str, dict[str, Any]] = {}
         for flow in self._flows:
@@ -189,6 +189,7 @@ class Engine:
                     "flows": 0,
                     "established": 0,
                     "alive": 0,
+                    "silent": 0,
                     "done": 0,
                     "sent": 0,
                     "received": 0,
@@ -203,6 +204,7 @@ class Engine:
             one["flows"] += 1
             one["established"] += flow.established
             one["alive"] += flow.alive
+            one["silent"] += flow.alive and silence > silent_ms * 1e6
             one["done"] += flow.done
             one["sent"] += flow.sent
             one["received"] += flow.received
@@ -233,6 +235,13 @@ class Engine:
     def do_report(self) -> dict[str, Any]:
         """Every flow by itself, and the sums."""
         return {"flows": [flow.report() for flow in self._flows], **self.do_stats()}
+
+    def do_finish(self) -> dict[str, Any]:
+        """Ask for the end of every download."""
+        for flow in self._flows:
+            if isinstance(flow, BulkFlow):
+                flow.finish()
+        return {}
 
     def do_close(self, kind: str) -> dict[str, Any]:
         """Close the flows of one kind."""

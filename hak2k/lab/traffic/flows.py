@@ -22,6 +22,7 @@ _HEAD = struct.Struct(">IIIQ")
 _MAGIC = 0x68616B32
 BLOCK = 16384
 _BULK_REQUEST = struct.Struct(">QI")
+_DIGEST_BYTES = 32
 _UNANSWERED_LIMIT = 20000
 _DATAGRAM_BYTES = 65535
 _SOL_RAW, _ICMP_FILTER = 255, 1
@@ -265,7 +266,11 @@ class TcpFlow(Flow):
 
 
 class BulkFlow(Flow):
-    """A TCP download of a known stream, checked as it comes and by its digest."""
+    """A TCP download of a known stream, checked as it comes and by its digest.
+
+    The stream ends with its SHA-256, so that the receiver need not know how long
+    it will be: ``finish`` asks the sender to come to an end at once.
+    """
 
     proto = "bulk"
 
@@ -284,7 +289,7 @@ class BulkFlow(Flow):
         self.rate = rate
         self._connected = False
         self._digest = hashlib.sha256()
-        self._trailer = b""
+        self._held = b""  # may be stream or digest: only the end of the connection tells
 
     def start(self) -> None:
         family = socket.AF_INET6 if ":" in self.target[0] else socket.AF_INET
@@ -301,6 +306,11 @@ class BulkFlow(Flow):
 
     def tick(self) -> None:
         pass  # the other side sets the pace
+
+    def finish(self) -> None:
+        """Ask for the end of the stream."""
+        if self.socket is not None and self._connected:
+            self.socket.send(b"\n")
 
     def ready(self, events: int) -> None:
         if self.socket is None:
@@ -322,22 +332,20 @@ class BulkFlow(Flow):
             self.failed(error)
             return
         if not data:
-            self.failed("closed by the other side")
+            if self._held != self._digest.digest():
+                self.failed("cut short, or the digests differ")
+                return
+            self.done = True
+            self.close()
             return
-        body = data[: self.total - self.bytes_verified]
-        self._trailer += data[len(body) :]
+        data = self._held + data
+        body, self._held = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
         if body:
             if not self.engine.is_stream(self.bytes_verified, body):
                 self.failed(f"wrong data after {self.bytes_verified} bytes")
                 return
             self._digest.update(body)
             self.replied(len(body))
-        if len(self._trailer) >= 32:
-            if self._trailer != self._digest.digest():
-                self.failed("the digests differ")
-                return
-            self.done = True
-            self.close()
 
     def report(self) -> dict[str, Any]:
         return {**super().report(), "total": self.total}
@@ -537,65 +545,78 @@ class BulkServer(EchoServer):
     """Sends the known stream at the pace that the client asks for, then its digest."""
 
     def _serve(self, connection: socket.socket) -> None:
-        state = {"total": 0, "rate": 0, "sent": 0, "begin": 0}
-        digest = hashlib.sha256()
-        backlog = bytearray()
+        _BulkStream(self.engine, connection)
 
-        def refill() -> None:
-            if backlog or not state["total"]:
-                return
-            elapsed = time.monotonic_ns() - state["begin"]
-            allowed = min(state["total"], state["rate"] * elapsed // 1_000_000_000 + BLOCK)
-            size = min(BLOCK * 4, allowed - state["sent"])
-            if size > 0:
-                chunk = self.engine.stream(state["sent"], size)
-                digest.update(chunk)
-                backlog.extend(chunk)
-                state["sent"] += size
-                if state["sent"] == state["total"]:
-                    backlog.extend(digest.digest())
 
-        def end() -> None:
-            self.engine.forget(connection)
-            connection.close()
+class _BulkStream:
+    """One download, from the sender's side."""
 
-        def ready(events: int) -> None:
-            try:
-                if not state["total"]:
-                    request = connection.recv(_BULK_REQUEST.size)
-                    if len(request) != _BULK_REQUEST.size:
-                        end()
-                        return
-                    state["total"], state["rate"] = _BULK_REQUEST.unpack(request)
-                    state["begin"] = time.monotonic_ns()
-                    self.engine.watch(connection, ready, read=False)
-                    push()
-                    return
-                if backlog:
-                    del backlog[: connection.send(backlog)]
-            except BlockingIOError:
-                pass
-            except OSError:
-                end()
-                return
-            self.engine.watch(connection, ready, read=False, write=bool(backlog))
+    def __init__(self, engine: Engine, connection: socket.socket) -> None:
+        self.engine = engine
+        self.connection = connection
+        self.total = 0
+        self.rate = 0
+        self.sent = 0  # of the stream, into the backlog
+        self.begin = 0
+        self.digest = hashlib.sha256()
+        self.backlog = bytearray()
+        self.complete = False
+        engine.watch(connection, self._ready)
 
-        def push() -> None:
-            if connection.fileno() < 0:
-                return
-            refill()
-            if backlog:
-                ready(0)
-            if connection.fileno() < 0:
-                return
-            if state["sent"] < state["total"] or backlog:
-                self.engine.later(0.004, push)
-            else:
-                # All of it is with the kernel; it closes in good order.
-                connection.shutdown(socket.SHUT_WR)
-                self.engine.watch(connection, lambda events: end())
+    def _end(self) -> None:
+        self.engine.forget(self.connection)
+        self.connection.close()
 
-        self.engine.watch(connection, ready)
+    def _ready(self, events: int) -> None:
+        try:
+            request = self.connection.recv(_BULK_REQUEST.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            request = b""
+        if not request:
+            self._end()
+        elif self.total:
+            self.total = min(self.total, self.sent)  # enough, says the client
+        elif len(request) == _BULK_REQUEST.size:
+            self.total, self.rate = _BULK_REQUEST.unpack(request)
+            self.begin = time.monotonic_ns()
+            self._push()
+        else:
+            self._end()
+
+    def _refill(self) -> None:
+        if self.backlog or self.complete:
+            return
+        elapsed = time.monotonic_ns() - self.begin
+        allowed = min(self.total, self.rate * elapsed // 1_000_000_000 + BLOCK)
+        size = min(BLOCK * 4, allowed - self.sent)
+        if size > 0:
+            chunk = self.engine.stream(self.sent, size)
+            self.digest.update(chunk)
+            self.backlog.extend(chunk)
+            self.sent += size
+        if self.sent >= self.total:
+            self.backlog.extend(self.digest.digest())
+            self.complete = True
+
+    def _push(self) -> None:
+        if self.connection.fileno() < 0:
+            return
+        self._refill()
+        try:
+            if self.backlog:
+                del self.backlog[: self.connection.send(self.backlog)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._end()
+            return
+        if self.backlog or not self.complete:
+            self.engine.later(0.004, self._push)
+        else:
+            # All of it is with the kernel; the client closes when it has it.
+            self.connection.shutdown(socket.SHUT_WR)
 
 
 class UdpEchoServer:
