@@ -87,12 +87,12 @@ static void open_side(struct load *l, int side, int namespace, const char *gatew
 		die("packet socket on eth0");
 }
 
-static uint16_t header_sum(const struct iphdr *ip)
+static uint16_t header_sum(struct iphdr ip)
 {
 	uint16_t words[10];
 	uint32_t s = 0;
 
-	memcpy(words, ip, sizeof words);
+	memcpy(words, &ip, sizeof words);
 	for (unsigned i = 0; i < 10; i++)
 		s += words[i];
 	s = (s & 0xffff) + (s >> 16);
@@ -138,14 +138,14 @@ static size_t make(const struct load *l, struct frame *f, uint64_t life, unsigne
 		f->tcp.h.window = htons(64240);
 		f->tcp.h.syn = syn;
 		f->tcp.h.ack = (st->flags & ACK) != 0;
-		f->tcp.h.fin = st->flags & FIN;
+		f->tcp.h.fin = (st->flags & FIN) != 0;
 		f->tcp.h.doff = (sizeof f->tcp.h + (syn ? SYN_OPTIONS : 0)) / 4;
 		if (syn)
 			memcpy(f->tcp.options, options, sizeof options);
 		len += f->tcp.h.doff * 4u;
 	}
 	f->ip.tot_len = htons((uint16_t)len);
-	f->ip.check = header_sum(&f->ip);
+	f->ip.check = header_sum(f->ip);
 	return sizeof f->eth + len;
 }
 

@@ -16,7 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from hak2k.lab.cttypes import (
@@ -361,7 +361,8 @@ def encode_entry(entry: Entry, *, create: bool = True) -> bytes:
     """
     body = struct.pack("=BBH", entry.orig.family, 0, 0)
     body += encode_tuple(1, entry.orig)
-    plain = entry.orig.inverse()
+    # A zone of one direction stays that direction's.
+    plain = replace(entry.orig.inverse(), zone=entry.reply.zone)
     if create and entry.natted:
         body += encode_tuple(2, plain)
 

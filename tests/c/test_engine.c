@@ -6,6 +6,7 @@
  * a hand-over; at the end of each the two kernels hold the same connections.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -113,7 +114,7 @@ static void status(struct hak_engine *e, uint8_t mode, uint32_t term)
 #define UNTIL(cond) do { \
 	int t_ = 0; \
 	while (!(cond) && t_++ < 20000) \
-		usleep(1000); \
+		(void)poll(NULL, 0, 1); \
 	CHECK(cond); } while (0)
 
 static bool synced(struct hak_engine *e)

@@ -1,0 +1,210 @@
+"""A lab made ready for measuring: engines in processes, hosts that do not exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bench import tools
+from hak2k.lab import Lab, Node, topology, until
+
+# Hosts of bench/c/lives.c and entries.c, behind the client and behind the server.
+CLIENTS, SERVERS = "10.73.0.0/16", "10.74.0.0/16"
+
+
+def cpus() -> tuple[int, int]:
+    """One CPU for what makes load, another one (if there is one) for what is measured."""
+    usable = sorted(os.sched_getaffinity(0))
+    return usable[0], usable[-1]
+
+
+def prepare(lab: Lab) -> None:
+    """Route the hosts that do not exist, and let nobody wait for ARP."""
+    client_mac = lab.client.links()["eth0"].mac
+    server_mac = lab.server.links()["eth0"].mac
+    for node in lab.fw:
+        node.rtnl.set_neighbour("lan", topology.CLIENT4, client_mac)
+        node.rtnl.set_neighbour("wan", topology.SERVER4, server_mac)
+        node.rtnl.add_route(CLIENTS, topology.CLIENT4, "lan")
+        node.rtnl.add_route(SERVERS, topology.SERVER4, "wan")
+    lab.client.rtnl.set_neighbour("eth0", topology.LAN4, topology.LAN_MAC)
+    lab.server.rtnl.set_neighbour("eth0", topology.WAN4, topology.WAN_MAC)
+    for node, net in ((lab.client, CLIENTS), (lab.server, SERVERS)):
+        # What comes back to hosts that are not there must not cost a stack's time.
+        node.nft(
+            "table netdev bench { chain in { type filter hook ingress device eth0 "
+            f"priority -500; ip daddr {net} drop\n}} }}"
+        )
+    for node in (lab.server,):
+        # Replies of masqueraded connections go to the address of the firewall itself.
+        node.sysctl("net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.eth0.rp_filter=0")
+
+
+def lives(lab: Lab, count: int, rate: int, *options: object) -> dict[str, Any]:
+    """Run connections through the active firewall; see bench/c/lives.c."""
+    return tools.run(
+        lab.client, "lives", "-C", lab.client, "-S", lab.server, "-w", topology.LAN_MAC,
+        "-x", topology.WAN_MAC, "-n", count, "-r", rate, *options,
+    )  # fmt: skip
+
+
+class Engine:
+    """One engine in a process in a firewall's namespace."""
+
+    def __init__(
+        self,
+        node: Node,
+        psk: str,
+        *,
+        cpu: int | None = None,
+        heartbeat_ms: int = 50,
+        dead_after_ms: int = 200,
+    ) -> None:
+        self.node = node
+        arguments = json.dumps([node.name, psk, cpu, heartbeat_ms, dead_after_ms])
+        self.process = node.popen(
+            sys.executable, "-m", "bench.worker", arguments,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tools.ROOT,
+        )  # fmt: skip
+        if self._line() != "ready\n":
+            raise RuntimeError(f"the engine of {node.name} did not start")
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return str(self.process.stdout.readline())
+
+    def tell(self, name: str, *arguments: object) -> None:
+        """Make a call whose answer is fetched later, by ``answer``."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([name, arguments]) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        line = self._line()
+        if not line:
+            raise RuntimeError(f"the engine of {self.node.name} ended")
+        good, value = json.loads(line)
+        if not good:
+            raise RuntimeError(f"{self.node.name}: {value}")
+        return value
+
+    def call(self, name: str, *arguments: object) -> Any:
+        self.tell(name, *arguments)
+        return self.answer()
+
+    @property
+    def stats(self) -> dict[str, int]:
+        return dict(self.call("state")["stats"])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class Pair:
+    """fw1 active, fw2 passive and synced."""
+
+    def __init__(self, lab: Lab, **options: Any) -> None:
+        self.lab = lab
+        self.options = options
+        self.psk = secrets.token_hex(32)
+        self.a = Engine(lab.fw1, self.psk, **options)
+        self.b = Engine(lab.fw2, self.psk, **options)
+        self.b.call("passivate")
+        self.a.call("activate")
+        self.synced(self.b)
+
+    def synced(self, passive: Engine) -> None:
+        until(lambda: passive.call("state")["stream"]["synced"], 30, "the full copy")
+
+    def settled(self, quiet: float = 0.1) -> None:
+        """All that the active side published is in the other's kernel."""
+        last, since = -1, time.monotonic()
+
+        def done() -> bool:
+            nonlocal last, since
+            s = self.a.call("state")["stream"]
+            if s["lag_records"] or s["published"] != last:
+                last, since = s["published"], time.monotonic()
+            return time.monotonic() - since >= quiet
+
+        until(done, 20, "the stream to drain")
+
+    def close(self) -> None:
+        self.a.kill()
+        self.b.kill()
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def thread_ns(pid: int, prefix: str = "") -> dict[str, int]:
+    """CPU time of a process's threads by name, in ns, as the scheduler counts it.
+
+    Args:
+        prefix: only threads whose names begin so.
+    """
+    found: dict[str, int] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        if name.startswith(prefix):
+            found[name] = found.get(name, 0) + int((task / "schedstat").read_text().split()[0])
+    return found
+
+
+@contextmanager
+def table_size(entries: int, *nodes: Node) -> Iterator[None]:
+    """Let tables hold that many entries; the host's settings are put back.
+
+    The hash table is common to all namespaces and can be resized from the first one
+    only; without that right it stays as it is, which makes no difference to a swap.
+    """
+    limit = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+    hashsize = Path("/sys/module/nf_conntrack/parameters/hashsize")
+    restore: list[tuple[Path, str]] = []
+
+    def grow(path: Path, least: int) -> None:
+        try:
+            before = path.read_text().strip()
+            if int(before) < least:
+                path.write_text(str(least))
+                restore.append((path, before))
+        except OSError:
+            pass
+
+    try:
+        if entries:
+            # The limit first: changing the hash size can move it too.
+            grow(hashsize, min(1 << (entries - 1).bit_length(), 1 << 20))
+            grow(limit, entries + 100_000)
+            for node in nodes:
+                with node.enter():
+                    try:
+                        if int(limit.read_text()) < entries + 100_000:
+                            limit.write_text(str(entries + 100_000))
+                    except OSError:
+                        pass
+        yield
+    finally:
+        for path, before in reversed(restore):
+            path.write_text(before)

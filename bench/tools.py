@@ -1,0 +1,104 @@
+"""The C programs of bench/c: compiled when needed, started in a lab's namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hak2k.lab import Node
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "bench" / "c"
+BUILD = ROOT / "build" / "bench"
+
+# What each program takes from the core: the encoder and the sockets, nothing else.
+_CORE = {
+    "entries": ("hak_ct_in.c", "hak_ct_out.c", "hak_nl.c"),
+    "listen": ("hak_nl.c",),
+    "lives": (),
+    "stream": (),
+}
+_FLAGS = "-std=c11 -D_GNU_SOURCE=1 -O2 -Wall -Wextra -Wshadow -Werror -pthread"
+
+
+class ToolError(RuntimeError):
+    """A C program could not be compiled, or ended badly."""
+
+
+def build() -> None:
+    """Compile what is older than its sources.
+
+    Raises:
+        ToolError: with the compiler's words.
+    """
+    BUILD.mkdir(parents=True, exist_ok=True)
+    csrc = ROOT / "csrc"
+    headers = [*SOURCE.glob("*.h"), *csrc.glob("*.h")]
+    for name, core in _CORE.items():
+        sources = [SOURCE / f"{name}.c", *(csrc / part for part in core)]
+        program = BUILD / name
+        newest = max(path.stat().st_mtime for path in (*sources, *headers))
+        if program.exists() and program.stat().st_mtime > newest:
+            continue
+        # Under another name first: a test may be running the old one.
+        fresh = program.with_suffix(f".{os.getpid()}")
+        command = [
+            *shlex.split(os.environ.get("CC", "gcc")),
+            *shlex.split(_FLAGS),
+            f"-I{csrc}",
+            "-o",
+            os.fspath(fresh),
+            *map(os.fspath, sources),
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise ToolError(f"no C compiler: {error}") from error
+        if done.returncode != 0:
+            raise ToolError(f"{shlex.join(command)}\n{done.stderr}")
+        fresh.replace(program)
+
+
+def start(node: Node, name: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Start a program in a node's namespace, with pipes for its output.
+
+    Args:
+        arguments: a ``Node`` among them stands for its namespace: the number of
+            the descriptor that the program inherits.
+    """
+    words, fds = [], []
+    for argument in arguments:
+        if isinstance(argument, Node):
+            fds.append(argument.fd)
+            argument = argument.fd
+        words.append(str(argument))
+    return node.popen(
+        BUILD / name,
+        *words,
+        pass_fds=fds,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def result(name: str, process: subprocess.Popen[str], timeout: float = 120) -> dict[str, Any]:
+    """Wait for a program's end and decode the line it prints last.
+
+    Raises:
+        ToolError: it failed.
+    """
+    output, errors = process.communicate(timeout=timeout)
+    if process.returncode != 0:
+        raise ToolError(f"{name} exited with {process.returncode}: {errors.strip()}")
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def run(node: Node, name: str, *arguments: object, timeout: float = 120) -> dict[str, Any]:
+    """Run a program to its end."""
+    return result(name, start(node, name, *arguments), timeout)

@@ -1,0 +1,134 @@
+"""``python -m bench.worker``: one engine in a process of its own.
+
+Driven over standard input, a line of JSON for each call: ``[name, args, kwargs]``;
+answers with ``[true, value]`` or ``[false, text]``.  The engine's own threads do all
+the work in between, as they do in the daemon; this interpreter only waits.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import select
+import sys
+import time
+from typing import Any
+
+from hak2k import _core, gate
+from hak2k.lab import topology
+
+LOCAL = [
+    a.split("/")[0]
+    for a in (*topology.LAN_ADDRESSES, *topology.WAN_ADDRESSES)
+]
+STARTING, PASSIVE, ACTIVE = 0, 1, 2
+SYNCING, RUNNING = 1, 3
+
+
+class Worker:
+    """The calls that the other side may make."""
+
+    def __init__(self, name: str, psk: str, cpu: int | None, heartbeat: int, dead: int) -> None:
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
+        own = topology.HA_ADDRESSES[name]
+        other = topology.HA_ADDRESSES["fw2" if name == "fw1" else "fw1"]
+        links = [
+            (label, device, own[device].split("/")[0], other[device].split("/")[0])
+            for label, device in (("main", "ha0"), ("backup", "ha1"))
+        ]
+        gate.build(
+            gate.GateSpec(
+                interfaces=("lan", "wan"),
+                links=tuple(own),
+                port=_core.PORT,
+                addresses=(*topology.LAN_ADDRESSES, *topology.WAN_ADDRESSES),
+            )
+        )
+        self.engine = _core.Engine(
+            cluster=7,
+            psk=bytes.fromhex(psk),
+            serial=name,
+            model="lab",
+            version="bench",
+            priority=0,
+            links=links,
+            port=_core.PORT,
+            heartbeat_ms=heartbeat,
+            dead_after_ms=dead,
+            encrypt=True,
+            interfaces=["lan", "wan"],
+            gate_table=gate.TABLE,
+            protocols=None,
+            exclude_mark=(0x100, 0x100),
+            exclude_local=True,
+        )
+        local = [*LOCAL, *(link[2] for link in links)]
+        self.engine.set_local_addresses([ipaddress.ip_address(a).packed for a in local])
+        self.engine.set_announcements(
+            [(d, a.split("/")[0]) for d, found in (
+                ("lan", topology.LAN_ADDRESSES), ("wan", topology.WAN_ADDRESSES)
+            ) for a in found]
+        )  # fmt: skip
+        self.engine.start()
+        self.term = 0
+
+    def _status(self, mode: int, state: int) -> None:
+        self.engine.set_status(
+            mode=mode,
+            forced=0,
+            quality=100,
+            state=state,
+            term=self.term,
+            since=int(time.time() * 1000),
+        )
+
+    def activate(self) -> dict[str, int]:
+        """What the daemon does; ``wall_ns`` is when it began, by CLOCK_REALTIME."""
+        self.term += 1
+        began = time.time_ns()
+        times = self.engine.activate(self.term)
+        self._status(ACTIVE, RUNNING)
+        return {**times, "wall_ns": began}
+
+    def passivate(self) -> dict[str, int]:
+        self._status(PASSIVE, SYNCING)
+        return dict(self.engine.passivate(self.term))
+
+    def await_death(self, timeout: float) -> dict[str, int]:
+        """Promote at once when the peer is dead: the least that a daemon does."""
+        self.engine.events()
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            select.select([self.engine.event_fd], [], [], 0.1)
+            for event in self.engine.events():
+                if event["type"] == "peer.dead":
+                    heard = time.monotonic_ns() - event["mono_ns"]
+                    return {**self.activate(), "woken_ns": heard, "silent_ns": event["silent_ns"]}
+        raise TimeoutError("the peer lives")
+
+    def state(self) -> dict[str, Any]:
+        """All that the other side waits for."""
+        peer = self.engine.peer()
+        return {
+            "peer": bool(peer and peer["alive"]),
+            "stream": self.engine.stream(),
+            "stats": self.engine.stats(),
+        }
+
+
+def main() -> None:
+    worker = Worker(*json.loads(sys.argv[1]))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            answer = [True, getattr(worker, name)(*arguments)]
+        except Exception as error:
+            answer = [False, f"{type(error).__name__}: {error}"]
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
