@@ -44,9 +44,6 @@ def prepare(lab: Lab) -> None:
             "table netdev bench { chain in { type filter hook ingress device eth0 "
             f"priority -500; ip daddr {net} drop\n}} }}"
         )
-    for node in (lab.server,):
-        # Replies of masqueraded connections go to the address of the firewall itself.
-        node.sysctl("net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.eth0.rp_filter=0")
 
 
 def lives(lab: Lab, count: int, rate: int, *options: object) -> dict[str, Any]:
@@ -173,38 +170,31 @@ def thread_ns(pid: int, prefix: str = "") -> dict[str, int]:
 
 
 @contextmanager
-def table_size(entries: int, *nodes: Node) -> Iterator[None]:
+def table_size(entries: int) -> Iterator[bool]:
     """Let tables hold that many entries; the host's settings are put back.
 
-    The hash table is common to all namespaces and can be resized from the first one
-    only; without that right it stays as it is, which makes no difference to a swap.
+    Both the limit and the hash table are common to all namespaces and can be set from
+    the first one only.  Yields False where that is refused: no room for as many.
     """
-    limit = Path("/proc/sys/net/netfilter/nf_conntrack_max")
-    hashsize = Path("/sys/module/nf_conntrack/parameters/hashsize")
+    room = entries + 50_000
+    wanted = (
+        (Path("/sys/module/nf_conntrack/parameters/hashsize"), min(1 << 20, entries)),
+        # After the hash size, whose change may move the limit.
+        (Path("/proc/sys/net/netfilter/nf_conntrack_max"), room),
+    )
     restore: list[tuple[Path, str]] = []
-
-    def grow(path: Path, least: int) -> None:
-        try:
-            before = path.read_text().strip()
-            if int(before) < least:
-                path.write_text(str(least))
-                restore.append((path, before))
-        except OSError:
-            pass
-
+    limit = room
     try:
-        if entries:
-            # The limit first: changing the hash size can move it too.
-            grow(hashsize, min(1 << (entries - 1).bit_length(), 1 << 20))
-            grow(limit, entries + 100_000)
-            for node in nodes:
-                with node.enter():
-                    try:
-                        if int(limit.read_text()) < entries + 100_000:
-                            limit.write_text(str(entries + 100_000))
-                    except OSError:
-                        pass
-        yield
+        for path, least in wanted:
+            try:
+                before = path.read_text().strip()
+                if int(before) < least:
+                    path.write_text(str(least))
+                    restore.append((path, before))
+                limit = int(path.read_text())
+            except OSError:
+                pass
+        yield limit >= room
     finally:
-        for path, before in reversed(restore):
+        for path, before in restore:
             path.write_text(before)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "bench" / "c"
 BUILD = ROOT / "build" / "bench"
 
-# What each program takes from the core: the encoder and the sockets, nothing else.
+# What each program takes from the core: codec and sockets, nothing else.
 _CORE = {
-    "entries": ("hak_ct_in.c", "hak_ct_out.c", "hak_nl.c"),
+    "bench_codec": ("hak_ct*.c", "hak_exp*.c", "hak_wire*.c"),
+    "entries": ("hak_ct*.c", "hak_nl.c"),
     "listen": ("hak_nl.c",),
     "lives": (),
     "stream": (),
@@ -39,7 +41,7 @@ def build() -> None:
     csrc = ROOT / "csrc"
     headers = [*SOURCE.glob("*.h"), *csrc.glob("*.h")]
     for name, core in _CORE.items():
-        sources = [SOURCE / f"{name}.c", *(csrc / part for part in core)]
+        sources = [SOURCE / f"{name}.c", *(path for part in core for path in csrc.glob(part))]
         program = BUILD / name
         newest = max(path.stat().st_mtime for path in (*sources, *headers))
         if program.exists() and program.stat().st_mtime > newest:
@@ -63,23 +65,22 @@ def build() -> None:
         fresh.replace(program)
 
 
-def start(node: Node, name: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+def start(
+    node: Node, name: str, *arguments: object, namespaces: Iterable[Node] = (), **options: Any
+) -> subprocess.Popen[str]:
     """Start a program in a node's namespace, with pipes for its output.
 
     Args:
-        arguments: a ``Node`` among them stands for its namespace: the number of
-            the descriptor that the program inherits.
+        arguments: a ``Node`` among them stands for the number of the descriptor of
+            its namespace, which the program inherits.
+        namespaces: nodes whose descriptors it inherits besides.
     """
-    words, fds = [], []
-    for argument in arguments:
-        if isinstance(argument, Node):
-            fds.append(argument.fd)
-            argument = argument.fd
-        words.append(str(argument))
+    inherited = [*namespaces, *(a for a in arguments if isinstance(a, Node))]
+    words = [str(a.fd) if isinstance(a, Node) else str(a) for a in arguments]
     return node.popen(
         BUILD / name,
         *words,
-        pass_fds=fds,
+        pass_fds=sorted({other.fd for other in inherited}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

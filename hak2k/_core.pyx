@@ -4,10 +4,10 @@
 import socket
 import time
 
-from libc.errno cimport errno
+from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset, strncpy
+from libc.string cimport memcpy, memset
 
 from hak2k cimport _csrc as c
 
@@ -67,7 +67,7 @@ cdef object _raise(c.hak_err e, int err, what):
     raise CoreError(kind, f"{what}: {text}")
 
 
-cdef int _put_text(char *to, size_t size, str text) except -1:
+cdef int _put_text(char *to, Py_ssize_t size, str text) except -1:
     raw = text.encode()
     if len(raw) >= size:
         raise CoreError("config", f"{text!r} is longer than {size - 1} bytes")
@@ -171,7 +171,7 @@ cdef class Engine:
         with nogil:
             r = c.hak_engine_start(e)
         if r != c.HAK_OK:
-            _raise(r, errno, "threads")
+            _raise(r, c_errno, "threads")
 
     def close(self):
         cdef c.hak_engine *e = self.e
@@ -194,7 +194,7 @@ cdef class Engine:
         cdef int err
         with nogil:
             r = c.hak_engine_activate(e, term, &t)
-            err = errno
+            err = c_errno
         if r != c.HAK_OK:
             _raise(r, err, "opening the gate")
         return {"drain_ns": t.drain_ns, "gate_ns": t.gate_ns,
@@ -207,7 +207,7 @@ cdef class Engine:
         cdef int err
         with nogil:
             r = c.hak_engine_passivate(e, &t)
-            err = errno
+            err = c_errno
         if r != c.HAK_OK:
             _raise(r, err, "closing the gate")
         return {"gate_ns": t.gate_ns, "total_ns": t.total_ns}
@@ -218,7 +218,7 @@ cdef class Engine:
         cdef int err
         with nogil:
             r = c.hak_engine_handover(e, term, timeout_ms)
-            err = errno
+            err = c_errno
         if r == c.HAK_ESTATE:
             return False
         if r != c.HAK_OK:
@@ -231,7 +231,7 @@ cdef class Engine:
         with nogil:
             r = c.hak_engine_gate(e)
         if r == -2:
-            _raise(c.HAK_ESYS, errno, "asking for the gate")
+            _raise(c.HAK_ESYS, c_errno, "asking for the gate")
         return None if r < 0 else bool(r)
 
     def announce(self):
@@ -266,19 +266,19 @@ cdef class Engine:
 
     def set_local_addresses(self, addresses):
         cdef c.hak_engine *e = self._get()
-        cdef c.hak_locals *l = <c.hak_locals *>calloc(1, sizeof(c.hak_locals))
-        if l is NULL:
+        cdef c.hak_locals *found = <c.hak_locals *>calloc(1, sizeof(c.hak_locals))
+        if found is NULL:
             raise MemoryError
         try:
             for raw in addresses:
                 if len(raw) not in (4, 16):
                     raise CoreError("internal", "an address has 4 or 16 bytes")
                 family = c.AF_INET if len(raw) == 4 else c.AF_INET6
-                if not c.hak_locals_add(l, family, <const uint8_t *><const char *>raw):
+                if not c.hak_locals_add(found, family, <const uint8_t *><const char *>raw):
                     raise CoreError("kernel", "more than 1024 local addresses")
-            c.hak_engine_set_locals(e, l)
+            c.hak_engine_set_locals(e, found)
         finally:
-            free(l)
+            free(found)
 
     def set_announcements(self, items):
         cdef c.hak_engine *e = self._get()
@@ -294,7 +294,7 @@ cdef class Engine:
             names[i], addrs[i] = raw[i][0], raw[i][1]
         r = c.hak_engine_set_announcements(e, len(raw), names, addrs, &bad)
         if r != c.HAK_OK:
-            _raise(r, errno, f"announcing {items[bad][1]} on {items[bad][0]}")
+            _raise(r, c_errno, f"announcing {items[bad][1]} on {items[bad][0]}")
 
     @property
     def event_fd(self):
@@ -336,12 +336,12 @@ cdef class Engine:
 
     def links(self):
         cdef c.hak_engine *e = self._get()
-        cdef c.hak_link_info l
+        cdef c.hak_link_info link
         out = []
         for i, name in enumerate(self._link_names):
-            c.hak_engine_link(e, i, &l)
-            out.append({"name": name, "up": l.up, "since_ms": l.since_ms,
-                        "rtt_us": l.rtt_us if l.rtt_us >= 0 else None})
+            c.hak_engine_link(e, i, &link)
+            out.append({"name": name, "up": link.up, "since_ms": link.since_ms,
+                        "rtt_us": link.rtt_us if link.rtt_us >= 0 else None})
         return out
 
     def stream(self):
@@ -365,5 +365,5 @@ cdef class Engine:
         with nogil:
             n = c.hak_engine_table_count(e)
         if n < 0:
-            _raise(c.HAK_ESYS, errno, "counting conntrack entries")
+            _raise(c.HAK_ESYS, c_errno, "counting conntrack entries")
         return n

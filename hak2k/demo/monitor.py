@@ -15,7 +15,7 @@ from hak2k.lab.topology import is_transit
 from hak2k.lab.traffic import Traffic, TrafficError
 
 _STATS_EVERY_S = 0.25
-_TABLES_EVERY = 4  # of the above
+_TABLES_EVERY = 3  # of the above
 # No natural timeout is longer than an established TCP connection's five days.
 _LARVAL_S = 432_060
 

@@ -45,11 +45,11 @@ def _firewall(node: Firewall) -> Text:
     return line
 
 
-def _steps(show: Show) -> Table:
+def _steps(show: Show, lines: int) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(width=6, justify="right")
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=WIDTH - 8)
-    for step in show.steps[-9:]:
+    for step in show.steps[-lines:]:
         if step.took is None:
             table.add_row(Text("...", "yellow"), Text(step.title, "bold"))
             continue
@@ -104,13 +104,16 @@ def picture(show: Show, height: int) -> RenderableType:
     title.append(f"{show.elapsed:6.1f} s", "dim")
     parts: list[RenderableType] = [title, Text()]
     with show.lock:
+        flowing = any(group.stats.flows for group in show.groups)
+        # Title, firewalls, blank lines and the traffic are always there.
+        room = height - 7 - (len(show.groups) + 2 if flowing else 0)
+        steps = min(len(show.steps), max(3, min(12, room)))
         parts += [_firewall(node) for node in show.firewalls.values()]
-        parts += [Text(), _steps(show), Text()]
-        if any(group.stats.flows for group in show.groups):
+        parts += [Text(), _steps(show, steps), Text()]
+        if flowing:
             parts += [_traffic(show), Text()]
-        used = 5 + len(show.steps[-9:]) + 3 + len(show.groups)
-        if height - used > 2:
-            parts.append(_events(show, min(6, height - used - 2)))
+        if room - steps > 1:
+            parts.append(_events(show, min(6, room - steps - 1)))
     return Group(*parts)
 
 
@@ -127,14 +130,23 @@ def _incident_lines(incident: Incident) -> list[str]:
     survived = [
         f"{incident.survived[kind]} of {count} {kind}" for kind, count in incident.flows.items()
     ]
-    lines.append(f"survived: {', '.join(survived)}; resets: {incident.resets}")
+    lines.append(f"survived: {', '.join(survived)}")
     longest: dict[str, float] = {}
     for label, gap in incident.gaps.items():
         kind = label.split()[0]
         longest[kind] = max(longest.get(kind, 0.0), gap)
     gaps = [f"{kind} {gap:.0f} ms" for kind, gap in longest.items()]
-    lines.append(f"longest silence: {', '.join(gaps)}")
+    lines.append(f"longest silence: {', '.join(gaps)}; resets: {incident.resets}")
     return lines
+
+
+def _intervals(show: Show) -> str:
+    """How often replies come when nothing is wrong: no silence can be shorter."""
+    usual: dict[str, float] = {}
+    for group in show.groups:
+        if group.proto != "bulk":
+            usual.setdefault(group.label.split()[0], group.interval_ms)
+    return ", ".join(f"{kind} {interval:.0f} ms" for kind, interval in usual.items())
 
 
 def summary_lines(show: Show) -> list[str]:
@@ -143,6 +155,7 @@ def summary_lines(show: Show) -> list[str]:
     for incident in show.incidents:
         lines.append(f"{incident.title}:")
         lines += [f"  {line}" for line in _incident_lines(incident)]
+    lines.append(f"between two replies, when all is well: {_intervals(show)}")
     lines.append(
         f"resets on the wire: {show.resets}; frames out of a passive firewall: {show.leaked}"
     )

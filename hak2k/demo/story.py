@@ -213,7 +213,7 @@ class Story:
             interval=0.2,
             detail=lambda: "\n".join(missing()[:10]),
         )
-        return f"{len(passive.conntrack())} entries, field by field equal"
+        return f"{len(passive.conntrack())} entries, all fields equal"
 
     def _check_flows(self, traffic: Traffic, when: str) -> None:
         lost = traffic.lost()
@@ -241,7 +241,7 @@ class Story:
             self._book(incident, stats)
             flows, living = sum(incident.flows.values()), sum(incident.survived.values())
             longest = max(incident.gaps.values())
-            step.result = f"{living} of {flows} live on, silent for {longest:.0f} ms at most"
+            step.result = f"{living}/{flows} live, silence {longest:.0f} ms"
 
     def _crash(self, lab: Lab, traffic: Traffic, active: Node, passive: Node) -> Incident:
         name = NAMES[active.name]
@@ -297,7 +297,7 @@ class Story:
             done = first_event(lab.ctl(dead, "events"), "sync.done", began - 5)
             copied = self._await_copies(alive, dead)
             took = number(done.get("ms"))
-            step.result = copied if took is None else f"{copied}, synchronised in {took:.0f} ms"
+            step.result = copied if took is None else f"{copied}, copied in {took:.0f} ms"
         lab.tap.mute(dead.name)
         lab.tap.reset()
 

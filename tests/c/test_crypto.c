@@ -370,20 +370,15 @@ static void test_forged_second_message(void)
 	EQUAL(hak_noise_read1(&r, msg, HAK_NOISE_OVERHEAD, got, peer_e), HAK_OK);
 	EQUAL(hak_noise_write2(&r, peer_e, text, N, msg, rkeys), HAK_OK);
 	before = i;
+	/* X25519 ignores the top bit of a point, but the point is hashed as it came */
 	for (size_t bit = 0; bit < LEN * 8; bit++) {
 		uint8_t bad[LEN];
 
-		if (bit == 255)
-			continue;	/* X25519 ignores this bit of a point, but see below */
 		memcpy(bad, msg, LEN);
 		bad[bit / 8] ^= (uint8_t)(1 << bit % 8);
 		EQUAL(hak_noise_read2(&i, bad, LEN, got, ikeys), HAK_EAUTH);
 		CHECK(!memcmp(&i, &before, sizeof i));
 	}
-	/* the point as it was sent is hashed, so the ignored bit counts as well */
-	msg[31] ^= 0x80;
-	EQUAL(hak_noise_read2(&i, msg, LEN, got, ikeys), HAK_EAUTH);
-	msg[31] ^= 0x80;
 	for (size_t n = 0; n < sizeof msg; n++)
 		if (n != LEN)
 			EQUAL(hak_noise_read2(&i, msg, n, got, ikeys),

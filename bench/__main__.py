@@ -1,0 +1,74 @@
+"""``python -m bench [--quick] [NAME ...]``: measure, print tables, store JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from types import ModuleType
+
+from bench import report, tools
+from hak2k.lab import PrivilegeError, ensure_privileges, privileged
+
+NAMES = ("flip",)
+
+
+def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
+    width = max(map(len, modules))
+    names = "\n".join(f"  {name:{width}}  {module.TITLE}" for name, module in modules.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure hak2k on this machine's kernel. Needs root.",
+        epilog=f"names (default: all):\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure")
+    parser.add_argument("--quick", action="store_true", help="smaller: does it work at all?")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit status 1 if a target is missed"
+    )
+    found = parser.parse_args()
+    for name in found.names:
+        if name not in modules:
+            parser.error(f"no measurement named {name!r}")
+    return found
+
+
+def main() -> int:
+    modules = {name: importlib.import_module(f"bench.{name}") for name in NAMES}
+    arguments = _arguments(modules)
+    try:
+        ensure_privileges()
+    except PrivilegeError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    assert privileged()
+    tools.build()
+    options = report.Options(quick=arguments.quick)
+    about = report.machine()
+    print(report.heading(about), end="\n\n", flush=True)
+    results = []
+    failed = False
+    for name in arguments.names or NAMES:
+        began = time.monotonic()
+        try:
+            result = modules[name].run(options)
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
+            print(f"{name}: FAILED: {type(error).__name__}: {error}\n", file=sys.stderr, flush=True)
+            failed = True
+            continue
+        report.show(result)
+        report.write(result, about, options, time.monotonic() - began)
+        results.append(result)
+    targets = report.verdicts(results)
+    if targets.rows:
+        print(report.render(targets))
+    missed = any(not t.met for result in results for t in result.targets)
+    return 1 if failed or (missed and arguments.strict) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
