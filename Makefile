@@ -165,14 +165,14 @@ $(B)/lint/%.o: csrc/%.c $(wildcard csrc/*.h) Makefile
 	@gcc $(STRICT) -fanalyzer -c -o $@ $<
 
 .PHONY: asan
-asan: deps ## C tests and the fuzz corpus under AddressSanitizer and UBSan
+asan: apt-deps ## C tests and the fuzz corpus under AddressSanitizer and UBSan
 	@$(call need,tests/c/Makefile)
 	@$(MAKE) -C tests/c asan
 	@$(call need,tests/fuzz/Makefile)
 	@$(MAKE) -C tests/fuzz replay
 
 .PHONY: fuzz
-fuzz: deps ## libFuzzer on every parser, FUZZ_SECONDS each
+fuzz: apt-deps ## libFuzzer on every parser, FUZZ_SECONDS each
 	@$(call apt,$(APT_FUZZ))
 	@$(call need,tests/fuzz/Makefile)
 	@$(MAKE) -C tests/fuzz fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)

@@ -129,7 +129,7 @@ def run(options: Options) -> Result:
         f"Gate flip and first forwarded packet, {flips} flips each (us)",
         ("entries", "gate p50", "p95", "swap p50", "p95", "first packet p50", "p95", "max"),
     )
-    worst = 0.0
+    worst = {"gate": 0.0, "first": 0.0}
     for size, cold in (*((size, False) for size in sizes), (0, True)):
         with rig.table_size(size) as room:
             if not room:
@@ -144,12 +144,15 @@ def run(options: Options) -> Result:
                first["p50"], first["p95"], first["max"])  # fmt: skip
         table.rows.append((label, *(ns / 1000 for ns in row)))
         if not cold:
-            worst = max(worst, gate["p50"])
+            worst = {name: max(ns, stats[name]["p95"]) for name, ns in worst.items()}
     table.notes.append(
         "gate: listening begins, one nftables transaction; swap: with announcements. "
         "First packet: from the call to the client's kernel, a datagram every 10 us. "
         "ARP: the client's hardware address was unknown."
     )
     result.tables.append(table)
-    result.targets.append(Target("gate flip p50, worst size", worst / 1000, 200, "us"))
+    result.targets += [
+        Target("gate flip p95, worst size", worst["gate"] / 1000, 200, "us"),
+        Target("call to first packet p95, worst size", worst["first"] / 1000, 200, "us"),
+    ]
     return result

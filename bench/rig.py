@@ -42,7 +42,7 @@ def prepare(lab: Lab) -> None:
         # What comes back to hosts that are not there must not cost a stack's time.
         node.nft(
             "table netdev bench { chain in { type filter hook ingress device eth0 "
-            f"priority -500; ip daddr {net} drop\n}} }}"
+            f"priority -500;\n ip daddr {net} drop\n }}\n}}"
         )
 
 

@@ -17,8 +17,8 @@
  * connection, so those later records are done again after it, in order.
  *
  * SYNC records travel in batches of their own.  While most of them are here
- * already a first batch of GETs compares reply tuples (an update by the original
- * tuple would not notice another NAT), and a second one updates or creates.
+ * already a first batch of GETs looks at them (an update by the original tuple would
+ * not notice another NAT, helper or master), and a second one updates or creates.
  *
  * Not handled: two connections swapping their translated ports within one batch
  * (the second is cured like any clash, the first comes back with its next event).
@@ -49,6 +49,28 @@ static struct hak_ct_form larval_update(const struct hak_apply *a, const struct 
 	if (f->l4proto == IPPROTO_GRE)
 		form.timeout = 0;
 	return form;
+}
+
+/* Can an update make of the entry that is here what *f says, *f being told as a whole?
+ * What an entry is born with, and what an update can add and not take away, only
+ * another entry in its place has otherwise. */
+static bool can_update(const struct hak_flow *here, const struct hak_flow *f)
+{
+	const uint32_t grows = IPS_SEEN_REPLY | IPS_ASSURED;
+	const uint32_t extras = HAK_HAS_SEQADJ | HAK_HAS_SYNPROXY;
+	static const uint8_t none[HAK_LABELS_LEN];
+
+	if (f->l4proto == IPPROTO_GRE)		/* its timeout is fixed: see hak_sync.c */
+		return false;
+	if (!hak_tuple_equal(&here->reply, &f->reply) || strcmp(here->helper, f->helper) ||
+	    here->status & ~f->status & grows || here->have & ~f->have & extras)
+		return false;
+	/* A child without its master's name is one whose master is gone. */
+	if (f->have & HAK_HAS_MASTER ? !(here->have & HAK_HAS_MASTER) ||
+				       !hak_tuple_equal(&here->master, &f->master)
+				     : here->have & HAK_HAS_MASTER && !(f->status & IPS_EXPECTED))
+		return false;
+	return f->have & HAK_HAS_LABELS || !memcmp(here->labels, none, sizeof none);
 }
 
 static bool same_flow(const struct hak_flow *x, const struct hak_flow *y)
@@ -211,7 +233,7 @@ static int impose(struct hak_apply *a, const struct hak_flow *f)
 	int err;
 
 	err = hak_apply_get(a, f, &here);
-	if (!err && hak_tuple_equal(&here.flow.reply, &f->reply) && f->l4proto != IPPROTO_GRE) {
+	if (!err && can_update(&here.flow, f)) {
 		err = update(a, f);
 		if (!err)
 			hak_count(&a->e->stats, HAK_STAT_APPLY_EXISTED);
@@ -335,7 +357,7 @@ static void transact(struct hak_apply *a, const struct hak_wr *w, uint32_t base)
 			if (m->what == HAK_CT_ERROR)
 				a->result[i] = m->error;
 			else
-				a->seen[i] = hak_tuple_equal(&m->flow.reply, &a->recs[i].flow.reply) ? 1 : 2;
+				a->seen[i] = can_update(&m->flow, &a->recs[i].flow) ? 1 : 2;
 		}
 	}
 }
@@ -429,8 +451,7 @@ static void flush_copy(struct hak_apply *a)
 
 		here += a->seen[i] != 0;
 		a->result[i] = 0;
-		/* GRE's timeout cannot be renewed: replace, see hak_sync.c */
-		if (a->seen[i] == 2 || (a->seen[i] && f->l4proto == IPPROTO_GRE)) {
+		if (a->seen[i] == 2) {
 			a->result[i] = EEXIST;
 			continue;
 		}

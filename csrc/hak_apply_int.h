@@ -26,7 +26,7 @@ struct hak_apply {
 	bool copying;			/* recs are SYNC records only */
 	bool exists;			/* SYNC entries tend to be here already */
 	int result[HAK_BATCH];		/* errno of each, 0 = done */
-	uint8_t seen[HAK_BATCH];	/* SYNC: 0 absent, 1 same, 2 other reply */
+	uint8_t seen[HAK_BATCH];	/* SYNC: 0 absent, 1 to be updated, 2 replaced */
 	uint64_t complained_ns;		/* last apply.error event */
 	uint64_t full_ns;		/* last table.full event */
 

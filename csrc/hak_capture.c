@@ -33,6 +33,7 @@ enum {
 	NAP_NS = 1 * HAK_MS,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
+	GENERATIONS = 8,		/* of masters; H.323 has four */
 };
 
 enum listing { LIST_NONE, LIST_FLOWS, LIST_EXPECTS };
@@ -212,6 +213,14 @@ static void master_id(const struct hak_flow *child, struct hak_flow *id)
 	id->orig = child->master;
 }
 
+static struct hak_flow expect_master(const struct hak_expect *x)
+{
+	return (struct hak_flow){
+		.l3 = x->l3, .zone = x->zone, .zone_dir = x->zone_dir,
+		.l4proto = x->master_l4proto, .l4kind = x->master_l4kind, .orig = x->master,
+	};
+}
+
 static void later(struct hak_engine *e, const struct hak_flow *id, uint64_t due)
 {
 	struct hak_ask a = { .flow = *id, .due_ns = due, .seqadj_only = true };
@@ -232,19 +241,37 @@ static void send_seqadj(struct hak_engine *e, const struct hak_flow *id)
 	put_flow(e, HAK_REC_FLOW_UPDATE, &f);
 }
 
-/* An entry found by listing or asked for: all of it, its master before it. */
-static void send_whole(struct hak_engine *e, struct hak_flow *f)
+/* An entry found by listing or asked for: all of it, its masters before it. */
+static void send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generations)
 {
 	if (f->have & HAK_HAS_MASTER) {
 		struct hak_flow id, m;
 
 		master_id(f, &id);
-		if (!fetch(e, &id, &m))
+		if (!generations || !fetch(e, &id, &m))
 			f->have &= ~(uint32_t)HAK_HAS_MASTER;	/* it went first */
-		else if (wanted(e, &m) && !(m.have & HAK_HAS_MASTER))
-			put_flow(e, HAK_REC_FLOW_SYNC, &m);
+		else if (wanted(e, &m))
+			send_whole(e, &m, generations - 1);
 	}
 	put_flow(e, HAK_REC_FLOW_SYNC, f);
+}
+
+/* Whether an expectation is to be told, which is its master's affair: only the whole of
+ * it has a mark, and where it ends behind a DNAT.  Its sequence adjustments, which
+ * change without an event, go before. */
+static bool send_master_of(struct hak_engine *e, const struct hak_flow *id)
+{
+	struct hak_flow f;
+
+	/* Gone, and with it what was expected; or in a zone, which the kernel does not
+	 * tell of expectations: there it could not be found on the other side either. */
+	if (!fetch(e, id, &f) || !wanted(e, &f))
+		return false;
+	if (f.have & HAK_HAS_SEQADJ) {
+		f.have &= HAK_HAS_REPLY | HAK_HAS_SEQADJ;
+		put_flow(e, HAK_REC_FLOW_UPDATE, &f);
+	}
+	return true;
 }
 
 static void serve_fetches(struct capture *c, uint64_t *next)
@@ -264,7 +291,7 @@ static void serve_fetches(struct capture *c, uint64_t *next)
 		if (a.seqadj_only)
 			send_seqadj(e, &a.flow);
 		else if (fetch(e, &a.flow, &f) && wanted(e, &f))
-			send_whole(e, &f);
+			send_whole(e, &f, GENERATIONS);
 	}
 }
 
@@ -279,6 +306,10 @@ static void on_flow(struct capture *c, struct hak_ctmsg *m)
 		touch(e, f);
 	if (!wanted(e, f)) {
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
+		/* Perhaps its mark opted out just now: it must not stay over there. */
+		if (m->what == HAK_CT_UPDATE &&
+		    hak_policy_concerns(&e->cfg.policy, hak_engine_locals(e), f))
+			put_flow(e, HAK_REC_FLOW_DESTROY, f);
 		return;
 	}
 	if (m->what == HAK_CT_DESTROY) {
@@ -302,17 +333,12 @@ static void on_expect(struct capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
 	struct hak_expect *x = &m->expect;
-	struct hak_flow id = {
-		.l3 = x->l3, .zone = x->zone, .zone_dir = x->zone_dir,
-		.l4proto = x->master_l4proto, .l4kind = x->master_l4kind, .orig = x->master,
-	};
+	struct hak_flow id = expect_master(x);
 
-	if (!wanted(e, &id)) {
+	if (!send_master_of(e, &id)) {
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
 		return;
 	}
-	if (m->what == HAK_CT_EXP_NEW)
-		send_seqadj(e, &id);	/* before: what it was; see top */
 	put_expect(e, m->what == HAK_CT_EXP_NEW ? HAK_REC_EXP_NEW : HAK_REC_EXP_DESTROY, x);
 	later(e, &id, hak_now() + SEQADJ_LATER_NS);
 }
@@ -474,7 +500,10 @@ static void list_chunk(struct capture *c)
 			return;
 		}
 		if (m->what == HAK_CT_EXP_NEW) {
-			put_expect(e, HAK_REC_EXP_NEW, &m->expect);
+			struct hak_flow id = expect_master(&m->expect);
+
+			if (send_master_of(e, &id))
+				put_expect(e, HAK_REC_EXP_NEW, &m->expect);
 			continue;
 		}
 		if (was_touched(e, &m->flow)) {
@@ -486,7 +515,7 @@ static void list_chunk(struct capture *c)
 		}
 		if (!wanted(e, &m->flow))
 			continue;
-		send_whole(e, &m->flow);
+		send_whole(e, &m->flow, GENERATIONS);
 		c->list_sent++;
 	}
 	memset(e->touched, 0, sizeof e->touched);

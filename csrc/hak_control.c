@@ -12,6 +12,16 @@ static enum hak_err done(const struct hak_rd *r)
 	return r->bad ? HAK_ETRUNC : HAK_OK;
 }
 
+void hak_heartbeat_echo(struct hak_heartbeat *h, uint64_t echo_ns, uint64_t heard_ns, uint64_t now)
+{
+	uint64_t hold_us = (now - heard_ns) / 1000;
+
+	if (!echo_ns || hold_us > UINT32_MAX)
+		echo_ns = hold_us = 0;
+	h->echo_ns = echo_ns;
+	h->hold_us = (uint32_t)hold_us;
+}
+
 void hak_put_heartbeat(struct hak_wr *w, const struct hak_heartbeat *h)
 {
 	BODY(hb, 37);

@@ -52,6 +52,11 @@ struct hak_hello {
 
 enum { HAK_HELLO_MAX = 35 + 3 * HAK_NAME_MAX };
 
+/* Fill in what was heard last, `echo_ns`, and when, unless that is too long ago for
+ * hold_us: then nothing is echoed. */
+void hak_heartbeat_echo(struct hak_heartbeat *h, uint64_t echo_ns, uint64_t heard_ns,
+			uint64_t now);
+
 void hak_put_heartbeat(struct hak_wr *w, const struct hak_heartbeat *h);
 void hak_put_status(struct hak_wr *w, const struct hak_status *s);
 void hak_put_ack(struct hak_wr *w, const struct hak_ack *a);

@@ -73,7 +73,8 @@ enum hak_err hak_ct_put_timeout(struct hak_wr *w, uint32_t seq, const struct hak
 enum hak_err hak_ct_put_list(struct hak_wr *w, uint32_t seq);	/* all families, unfiltered */
 
 enum hak_err hak_exp_put_create(struct hak_wr *w, uint32_t seq, const struct hak_expect *e, bool ack);
-/* ctnetlink ignores CTA_EXPECT_TIMEOUT at creation: a second message sets it */
+/* ctnetlink ignores CTA_EXPECT_TIMEOUT at creation: a second message sets it, and asks
+ * for an acknowledgement */
 enum hak_err hak_exp_put_timeout(struct hak_wr *w, uint32_t seq, const struct hak_expect *e,
 				 uint32_t timeout);
 enum hak_err hak_exp_put_delete(struct hak_wr *w, uint32_t seq, const struct hak_expect *e, bool ack);

@@ -12,6 +12,7 @@
 #include "hak_ct.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdarg.h>
@@ -20,6 +21,11 @@
 #include <linux/netfilter/nf_conntrack_tcp.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include "hak_nlmsg.h"
+
+/* An event is decoded in some 40 ns only if the walk over its attributes is one loop
+ * that keeps the cursor in registers; what is rare stays out of it. */
+#define HOT __attribute__((flatten))
+#define RARE __attribute__((noinline))
 
 /* A walk over the attributes of `r`: `type` and `v` (a reader over the value) are set
  * for each.  A value too short for what the body takes from it ends the walk; after
@@ -89,13 +95,12 @@ static bool get_proto(struct hak_rd r, struct hak_tuple *t, uint8_t *l4proto)
 	return num && !r.bad;
 }
 
-static bool get_tuple(struct hak_rd r, uint8_t l3, struct hak_tuple *t, uint8_t *l4proto,
-		      uint16_t *zone)
+static RARE bool get_any_tuple(struct hak_rd r, uint8_t l3, struct hak_tuple *t,
+			       uint8_t *l4proto, uint16_t *zone)
 {
 	bool ip = false, proto = false;
 	uint16_t type;
 
-	*zone = 0;
 	FOR_ATTR(&r, type, v)
 		switch (type) {
 		case CTA_TUPLE_IP:
@@ -113,6 +118,60 @@ static bool get_tuple(struct hak_rd r, uint8_t l3, struct hak_tuple *t, uint8_t 
 			break;
 		}
 	return ip && proto && !r.bad;
+}
+
+static bool is(const struct nlattr *a, size_t size, unsigned type)
+{
+	return a->nla_len == sizeof *a + size && (a->nla_type & HAK_NLA_TYPE) == type;
+}
+
+/* The tuple of a protocol with ports exactly as all kernels have written it so far: in
+ * fixed places, which takes a third of the time that looking at each attribute takes.
+ * False, with *t half written, if anything is otherwise: then it goes the long way. */
+static inline bool get_usual_tuple(struct hak_rd r, size_t alen, unsigned src, unsigned dst,
+				   struct hak_tuple *t, uint8_t *l4proto)
+{
+	struct {
+		struct nlattr nest, a;
+	} head;
+	struct nlattr mid;
+	struct {
+		struct nlattr nest, num;
+		uint8_t l4proto, pad[3];
+		struct nlattr src;
+		uint16_t sport, pad1;
+		struct nlattr dst;
+		uint16_t dport, pad2;
+	} proto;
+
+	static_assert(sizeof head == 8 && sizeof proto == 28, "no gaps");
+	if (hak_rd_left(&r) != sizeof head + sizeof mid + 2 * alen + sizeof proto)
+		return false;
+	hak_rd_copy(&r, &head, sizeof head);
+	hak_rd_copy(&r, t->src, alen);
+	hak_rd_copy(&r, &mid, sizeof mid);
+	hak_rd_copy(&r, t->dst, alen);
+	hak_rd_copy(&r, &proto, sizeof proto);
+	if (!is(&head.nest, 8 + 2 * alen, CTA_TUPLE_IP) || !is(&head.a, alen, src) ||
+	    !is(&mid, alen, dst) || !is(&proto.nest, 24, CTA_TUPLE_PROTO) ||
+	    !is(&proto.num, 1, CTA_PROTO_NUM) || !is(&proto.src, 2, CTA_PROTO_SRC_PORT) ||
+	    !is(&proto.dst, 2, CTA_PROTO_DST_PORT) ||
+	    hak_l4kind_of(proto.l4proto) != HAK_L4_PORTS)
+		return false;
+	*l4proto = proto.l4proto;
+	t->sport = ntohs(proto.sport);
+	t->dport = ntohs(proto.dport);
+	return true;
+}
+
+static bool get_tuple(struct hak_rd r, uint8_t l3, struct hak_tuple *t, uint8_t *l4proto,
+		      uint16_t *zone)
+{
+	*zone = 0;
+	if (l3 == AF_INET ? get_usual_tuple(r, 4, CTA_IP_V4_SRC, CTA_IP_V4_DST, t, l4proto)
+			  : get_usual_tuple(r, 16, CTA_IP_V6_SRC, CTA_IP_V6_DST, t, l4proto))
+		return true;
+	return get_any_tuple(r, l3, t, l4proto, zone);
 }
 
 static void set_zone(uint8_t *dir, uint16_t *to, uint16_t zone, enum hak_zone_dir d)
@@ -196,7 +255,7 @@ static bool get_dccp(struct hak_rd r, struct hak_flow *f)
 	return !r.bad;
 }
 
-static bool get_protoinfo(struct hak_rd r, struct hak_flow *f)
+static RARE bool get_any_protoinfo(struct hak_rd r, struct hak_flow *f)
 {
 	uint16_t type;
 	bool ok = true;
@@ -219,6 +278,42 @@ static bool get_protoinfo(struct hak_rd r, struct hak_flow *f)
 	return !r.bad;
 }
 
+/* TCP's nest as all kernels have written it so far, see get_usual_tuple. */
+static bool get_usual_tcp(struct hak_rd r, struct hak_flow *f)
+{
+	struct {
+		struct nlattr nest;
+		struct {
+			struct nlattr a;
+			uint8_t v, pad[3];
+		} state, wscale[2], flags[2];
+	} i;
+
+	static_assert(sizeof i == 44, "no gaps");
+	if (hak_rd_left(&r) != sizeof i)
+		return false;
+	hak_rd_copy(&r, &i, sizeof i);
+	if (!is(&i.nest, 40, CTA_PROTOINFO_TCP) || !is(&i.state.a, 1, CTA_PROTOINFO_TCP_STATE) ||
+	    !is(&i.wscale[0].a, 1, CTA_PROTOINFO_TCP_WSCALE_ORIGINAL) ||
+	    !is(&i.wscale[1].a, 1, CTA_PROTOINFO_TCP_WSCALE_REPLY) ||
+	    !is(&i.flags[0].a, 2, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL) ||
+	    !is(&i.flags[1].a, 2, CTA_PROTOINFO_TCP_FLAGS_REPLY) ||
+	    i.state.v >= TCP_CONNTRACK_MAX)
+		return false;
+	f->tcp_state = i.state.v;
+	for (int d = 0; d < 2; d++) {
+		f->tcp_wscale[d] = i.wscale[d].v;
+		f->tcp_flags[d] = i.flags[d].v;
+	}
+	f->have |= HAK_HAS_TCP | HAK_HAS_TCP_WSCALE | HAK_HAS_TCP_FLAGS;
+	return true;
+}
+
+static bool get_protoinfo(struct hak_rd r, struct hak_flow *f)
+{
+	return get_usual_tcp(r, f) || get_any_protoinfo(r, f);
+}
+
 /* A NUL-terminated string into a zeroed array; one that does not fit is refused,
  * for its beginning would be another name. */
 static void get_name(struct hak_rd *v, char *to, size_t size)
@@ -236,7 +331,7 @@ static void get_name(struct hak_rd *v, char *to, size_t size)
 	}
 }
 
-static bool get_help(struct hak_rd r, struct hak_flow *f)
+static RARE bool get_help(struct hak_rd r, struct hak_flow *f)
 {
 	uint16_t type;
 
@@ -249,7 +344,7 @@ static bool get_help(struct hak_rd r, struct hak_flow *f)
 	return !r.bad;
 }
 
-static bool get_seqadj(struct hak_rd r, struct hak_flow *f, int dir)
+static RARE bool get_seqadj(struct hak_rd r, struct hak_flow *f, int dir)
 {
 	struct hak_seqadj *s = &f->seqadj[dir];
 	uint16_t type;
@@ -272,7 +367,7 @@ static bool get_seqadj(struct hak_rd r, struct hak_flow *f, int dir)
 
 /* Entries made through ctnetlink bear the extension whether or not a synproxy had
  * to do with them: all zeroes are as good as none. */
-static bool get_synproxy(struct hak_rd r, struct hak_flow *f)
+static RARE bool get_synproxy(struct hak_rd r, struct hak_flow *f)
 {
 	uint16_t type;
 
@@ -306,7 +401,7 @@ static bool get_reply(struct hak_rd v, struct hak_flow *f, uint8_t *proto)
 	return ok;
 }
 
-static bool get_master(struct hak_rd v, struct hak_flow *f)
+static RARE bool get_master(struct hak_rd v, struct hak_flow *f)
 {
 	uint16_t zone;
 	bool ok = get_tuple(v, f->l3, &f->master, &f->master_l4proto, &zone);
@@ -316,7 +411,7 @@ static bool get_master(struct hak_rd v, struct hak_flow *f)
 	return ok;
 }
 
-static void get_labels(struct hak_rd *v, struct hak_flow *f)
+static RARE void get_labels(struct hak_rd *v, struct hak_flow *f)
 {
 	size_t n = hak_rd_left(v);
 
@@ -324,7 +419,7 @@ static void get_labels(struct hak_rd *v, struct hak_flow *f)
 	f->have |= HAK_HAS_LABELS;
 }
 
-static enum hak_err get_flow(struct hak_rd *r, uint8_t l3, struct hak_ctmsg *out)
+static HOT enum hak_err get_flow(struct hak_rd *r, uint8_t l3, struct hak_ctmsg *out)
 {
 	struct hak_flow *f = &out->flow;
 	bool orig = false, ok = true;

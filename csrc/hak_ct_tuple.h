@@ -2,6 +2,7 @@
 #ifndef HAK_CT_TUPLE_H
 #define HAK_CT_TUPLE_H
 
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
@@ -9,25 +10,30 @@
 #include "hak_flow.h"
 #include "hak_nlmsg.h"
 
+/* A small number with its header and padding in one piece. */
+static inline void hak_nla_word(struct hak_wr *w, uint16_t type, uint16_t len, uint32_t v)
+{
+	struct {
+		struct nlattr a;
+		uint32_t v;
+	} x = { { (uint16_t)(HAK_NLA_HDR + len), type }, htonl(v) };
+
+	hak_wr_copy(w, &x, sizeof x);
+}
+
 static inline void hak_nla_u8(struct hak_wr *w, uint16_t type, uint8_t v)
 {
-	hak_wr_h16(w, HAK_NLA_HDR + 1);
-	hak_wr_h16(w, type);
-	hak_wr_u32(w, (uint32_t)v << 24);	/* the byte and its padding */
+	hak_nla_word(w, type, 1, (uint32_t)v << 24);
 }
 
 static inline void hak_nla_u16(struct hak_wr *w, uint16_t type, uint16_t v)
 {
-	hak_wr_h16(w, HAK_NLA_HDR + 2);
-	hak_wr_h16(w, type);
-	hak_wr_u32(w, (uint32_t)v << 16);
+	hak_nla_word(w, type, 2, (uint32_t)v << 16);
 }
 
 static inline void hak_nla_u32(struct hak_wr *w, uint16_t type, uint32_t v)
 {
-	hak_wr_h16(w, HAK_NLA_HDR + 4);
-	hak_wr_h16(w, type);
-	hak_wr_u32(w, v);
+	hak_nla_word(w, type, 4, v);
 }
 
 static inline void hak_nla_addr(struct hak_wr *w, uint16_t type, const uint8_t a[16], uint8_t l3)

@@ -80,7 +80,7 @@ enum hak_err hak_exp_put_timeout(struct hak_wr *w, uint32_t seq, const struct ha
 
 	if (bad_expect(e))
 		return HAK_EINVAL;
-	at = begin_new(w, flags(0, false), seq, e);
+	at = begin_new(w, flags(0, true), seq, e);
 	hak_nla_u32(w, CTA_EXPECT_TIMEOUT, timeout);
 	return hak_ct_end(w, at);
 }

@@ -120,11 +120,11 @@ void hak_send_heartbeats(struct hak_engine *e)
 		uint8_t body[256];
 		struct hak_wr w = hak_wr_on(body, sizeof body);
 		struct hak_heartbeat h = {
-			.link = (uint8_t)i, .sent_ns = now, .echo_ns = l->echo_ns,
-			.hold_us = (uint32_t)((now - l->echo_at) / 1000),
+			.link = (uint8_t)i, .sent_ns = now,
 			.stream_next = e->tx.next, .stream_base = e->tx.base,
 		};
 
+		hak_heartbeat_echo(&h, l->echo_ns, l->echo_at, now);
 		hak_put_heartbeat(&w, &h);
 		hak_put_status(&w, &status);
 		hak_send_control(e, i, body, hak_wr_len(&w));

@@ -85,17 +85,24 @@ static inline bool hak_flow_is_local(const struct hak_locals *l, const struct ha
 	       hak_locals_has(l, f->l3, from) || hak_locals_has(l, f->l3, to);
 }
 
+/* Would it be replicated, but for its mark? */
+static inline bool hak_policy_concerns(const struct hak_policy *p, const struct hak_locals *l,
+				       const struct hak_flow *f)
+{
+	if (!(p->protocols[f->l4proto / 32] >> (f->l4proto % 32) & 1))
+		return false;
+	return !(p->exclude_local && hak_flow_is_local(l, f));
+}
+
 /* `mark` absent counts as 0, as in ctnetlink. */
 static inline bool hak_policy_wants(const struct hak_policy *p, const struct hak_locals *l,
 				    const struct hak_flow *f)
 {
 	uint32_t mark = f->have & HAK_HAS_MARK ? f->mark : 0;
 
-	if (!(p->protocols[f->l4proto / 32] >> (f->l4proto % 32) & 1))
-		return false;
 	if (p->mark_mask && (mark & p->mark_mask) == (p->mark & p->mark_mask))
 		return false;
-	return !(p->exclude_local && hak_flow_is_local(l, f));
+	return hak_policy_concerns(p, l, f);
 }
 
 #endif

@@ -40,6 +40,8 @@ static inline uint64_t hak_rd_le(struct hak_rd *r, size_t n)
 {
 	uint64_t m = 0;
 
+	if (n == 8)
+		return __builtin_bswap64(hak_rd_u64(r));
 	for (unsigned i = 0; i < n; i++)
 		m |= (uint64_t)hak_rd_u8(r) << 8 * i;
 	return m;

@@ -67,10 +67,14 @@ enum hak_err hak_tx_ack(struct hak_tx *t, const struct hak_ack *a)
 	/* Acknowledgements may overtake each other: never go backwards. */
 	if (a->next > t->acked)
 		t->acked = a->next;
-	while (t->applied < a->applied) {
-		if (t->applied >= t->base)
-			t->records_applied += t->ring[t->applied % HAK_RING].records;
-		t->applied++;
+	/* A slot outlives its acknowledgement until the ring wraps over it.  Of a peer
+	 * that was away for days only the last ring is looked at. */
+	if (t->applied < a->applied) {
+		uint64_t s = t->next - t->applied > HAK_RING ? t->next - HAK_RING : t->applied;
+
+		for (; s < a->applied; s++)
+			t->records_applied += t->ring[s % HAK_RING].records;
+		t->applied = a->applied;
 	}
 	if (t->base < t->acked)
 		t->base = t->acked;

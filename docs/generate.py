@@ -20,8 +20,8 @@ Made from `hak2k/events.py` by `make docs`; do not edit.
 
 What `hak2kctl events` shows and `hak2kd` writes to standard error. Monitoring
 should match on the identifier, which never changes; the text of a message may.
-Events of severity *debug* are logged only with `log.level = "debug"` and are not
-kept for `hak2kctl events`.
+Events of severity *debug* are logged only with `log.level = "debug"`, and are
+not kept for `hak2kctl events`.
 
 | id | severity | meaning | what to do |
 | --- | --- | --- | --- |

@@ -69,8 +69,8 @@ def _traffic(show: Show) -> Table:
         stats = group.stats
         if not stats.flows:
             continue
-        whole = stats.alive == stats.flows
-        alive = Text(f"{stats.alive}/{stats.flows}", "green" if whole else "bold red")
+        whole = group.living == stats.flows
+        alive = Text(f"{group.living}/{stats.flows}", "green" if whole else "bold red")
         replies = f"{stats.received:,}"
         if group.proto == "bulk":
             replies = f"{stats.bytes_verified / 1e6:.1f} MB"
@@ -224,7 +224,7 @@ class PlainScreen:
                 continue
             crash, swap = (milliseconds(g) for g in (group.crash_gap_ms, group.swap_gap_ms))
             self._print(
-                f"{group.label:<20} {stats.alive:>4}/{stats.flows:<4} alive, longest silence:"
+                f"{group.label:<20} {group.living:>4}/{stats.flows:<4} alive, longest silence:"
                 f" power cut {crash or '-':>7}, swap {swap or '-':>7}"
             )
         self._print("")

@@ -36,14 +36,9 @@ class Group:
     swap_gap_ms: float | None = None
 
     @property
-    def missing(self) -> int:
-        """Messages sent that did not come back (yet)."""
-        return 0 if self.proto == "bulk" else max(0, self.stats.sent - self.stats.received)
-
-    @property
-    def survived(self) -> int:
-        """How many live on, or ended as they should."""
-        return self.stats.alive
+    def living(self) -> int:
+        """How many still get replies, or ended as they should."""
+        return self.stats.alive - self.stats.silent
 
 
 @dataclass
@@ -176,7 +171,7 @@ class Show:
                     "label": group.label,
                     "proto": group.proto,
                     "flows": group.count,
-                    "alive": group.stats.alive,
+                    "alive": group.living,
                     "sent": group.stats.sent,
                     "received": group.stats.received,
                     "bytes_verified": group.stats.bytes_verified,

@@ -242,6 +242,8 @@ class Story:
             flows, living = sum(incident.flows.values()), sum(incident.survived.values())
             longest = max(incident.gaps.values())
             step.result = f"{living}/{flows} live, silence {longest:.0f} ms"
+        if not incident.unharmed:
+            raise RuntimeError(f"{incident.title}: {flows - living} of {flows} were lost")
 
     def _crash(self, lab: Lab, traffic: Traffic, active: Node, passive: Node) -> Incident:
         name = NAMES[active.name]

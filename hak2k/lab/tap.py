@@ -63,6 +63,14 @@ class Frame:
         return f"{self.time:.6f} {self.port} {self.direction} {describe(self.data)}"
 
 
+def _skip_extensions(frame: bytes) -> tuple[int, int]:
+    """The transport protocol of an IPv6 frame, and where it begins."""
+    protocol, offset = frame[20], 54
+    while protocol in (0, 43, 60) and len(frame) >= offset + 2:
+        protocol, offset = frame[offset], offset + 8 + frame[offset + 1] * 8
+    return protocol, offset
+
+
 def classify(frame: bytes) -> str:
     """Name the kind of an Ethernet frame as the counters would."""
     if len(frame) < 14:
@@ -75,7 +83,7 @@ def classify(frame: bytes) -> str:
         if struct.unpack_from(">H", frame, 20)[0] & 0x1FFF:
             return _PROTOCOL_NAMES.get(protocol, "other")
     elif ethertype == 0x86DD and len(frame) >= 54:
-        protocol, offset = frame[20], 54
+        protocol, offset = _skip_extensions(frame)
     else:
         return "other"
     if protocol == 6 and len(frame) > offset + 13 and frame[offset + 13] & 4:

@@ -92,6 +92,92 @@ static void test_expect_inverse(void)
 	}
 }
 
+/* The same attributes with one more at the end of each nest, or first in each. */
+static void expand(struct hak_rd r, struct hak_wr *w, bool first)
+{
+	if (first)
+		hak_nla_put(w, 0x3ffe, "later", 5);
+	while (hak_rd_left(&r)) {
+		struct hak_rd peek = r;
+		uint16_t type, raw;
+		uint8_t copy[64];
+		size_t n, at;
+
+		(void)hak_rd_h16(&peek);
+		raw = hak_rd_h16(&peek);
+		struct hak_rd v = hak_nla_next(&r, &type);
+		NEED(!r.bad);
+		n = hak_rd_left(&v);
+		if (raw & NLA_F_NESTED) {
+			at = hak_nla_begin(w, type);
+			expand(v, w, first);
+			hak_nla_end(w, at);
+		} else {
+			NEED(n <= sizeof copy);
+			hak_rd_copy(&v, copy, n);
+			hak_nla_put(w, raw, copy, n);
+		}
+	}
+	if (!first)
+		hak_nla_put(w, 0x3ffe, "later", 5);
+}
+
+/* What is decoded from fixed places must be what the long way decodes, and a message
+ * that a later kernel writes otherwise must take the long way. */
+static void test_two_ways(void)
+{
+	static const uint8_t protos[] = { 6, 17, 132, 47, 1 };
+	static uint8_t longer[MAX];
+
+	for (unsigned i = 0; i < sizeof protos * 4; i++) {
+		struct hak_flow f = make_flow(i & 1 ? AF_INET6 : AF_INET, protos[i / 4]);
+		struct hak_wr w = wr(), l = hak_wr_on(longer, sizeof longer);
+		struct hak_ctmsg m, n;
+		struct hak_rd r;
+
+		CASE("two ways, proto %u v%c %s", f.l4proto, i & 1 ? '6' : '4',
+		     i & 2 ? "front" : "end");
+		NEED(!hak_ct_put_create(&w, 5, &f, &plain));
+		r = hak_rd_on(buf, hak_wr_len(&w));
+		hak_wr_copy(&l, hak_rd_take(&r, 20), 20);
+		expand(r, &l, i & 2);
+		hak_nlmsg_end(&l, 0);
+		EQUAL(next(buf, hak_wr_len(&w), &m), HAK_OK);
+		EQUAL(next(longer, hak_wr_len(&l), &n), HAK_OK);
+		SAME(flow_diff(&m.flow, &n.flow, ALL, ~0u));
+		SAME(flow_diff(&m.flow, &f, ALL & ~HAK_HAS_TIMEOUT, ~0u));
+	}
+}
+
+/* A usual tuple in which one header is not the usual one: never taken for one. */
+static void test_unusual(void)
+{
+	struct hak_flow f = make_flow(AF_INET, IPPROTO_TCP);
+	struct hak_wr w = wr();
+	static uint8_t hurt[MAX];
+	struct hak_ctmsg m;
+	size_t n;
+
+	CASE("unusual");
+	NEED(!hak_ct_put_create(&w, 1, &f, &plain));
+	n = hak_wr_len(&w);
+	/* 20: CTA_TUPLE_ORIG; 24: its IP; 28, 36: addresses; 44: proto; 48, 56, 64 */
+	static const uint8_t heads[] = { 24, 28, 36, 44, 48, 56, 64 };
+	for (unsigned i = 0; i < sizeof heads; i++)
+		for (int k = 0; k < 4; k++) {
+			memcpy(hurt, buf, n);
+			hurt[heads[i] + k] ^= k == 3 ? 1 : 0x10;
+			enum hak_err e = next(hurt, n, &m);
+			/* ports that are missing are zero, all else is refused */
+			bool port = heads[i] >= 56 && k >= 2;
+			/* and a longer protocol number may well swallow the ports */
+			bool swallow = heads[i] == 48 && k == 0;
+			EQUAL(e, port || swallow ? HAK_OK : HAK_EFORMAT);
+			if (port)
+				EQUAL(heads[i] == 56 ? m.flow.orig.sport : m.flow.orig.dport, 0);
+		}
+}
+
 /* ---- messages --------------------------------------------------------- */
 
 static struct hak_wr message(uint16_t type, uint16_t flags, const void *body, size_t n)
@@ -627,6 +713,8 @@ int main(void)
 {
 	test_inverse();
 	test_expect_inverse();
+	test_two_ways();
+	test_unusual();
 	test_control();
 	test_reader();
 	test_prefixes();

@@ -239,8 +239,8 @@ def test_tap_sees_a_mute_port_speak(lab: Lab) -> None:
     tap = lab.tap
     tap.mute("fw1")
     tap.reset()
-    assert tap.count("fw1", "out") == 0
-    assert tap.frames() == []
+    # It may say something of its own accord: multicast reports come late.
+    assert {f.kind for f in tap.frames()} <= {"icmp6"}
     assert lab.client.ping(t.LAN4) == 1
     assert tap.count("fw1", "out") > 0
     kinds = {(f.port, f.direction, f.kind) for f in tap.frames()}
@@ -300,6 +300,10 @@ def test_wire_carries_and_hurts() -> None:
     with Lab(wire=True) as lab:
         wire = lab.wire
         assert wire is not None
+        # A frame of the kernel's own would shift the fate of all after it.
+        for node in lab.fw:
+            node.sysctl("net.ipv6.conf.ha0.disable_ipv6=1")
+        lab.fw1.rtnl.set_neighbour("ha0", "192.168.69.2", lab.fw2.links()["ha0"].mac)
         assert udp_arrives(lab)
         assert udp_arrives(lab, b"y" * 1400, "ha1")
 

@@ -15,7 +15,7 @@ from hak2k.lab import Entry, Expectation, Lab, Tuple, until
 from hak2k.lab import ctnl as c
 from hak2k.lab.ctnl import Conntrack, SeqAdj, Synproxy, Tcp
 from tests.pair import Pair
-from tests.replication.entries import TCP_FLAGS, cases, make
+from tests.replication.entries import DCCP, TCP_FLAGS, cases, make
 from tests.replication.tables import equal, faults, table_faults
 
 
@@ -35,11 +35,12 @@ def last_copy(two: Pair) -> dict[str, Any]:
 
 def everything() -> list[Entry]:
     """One entry of each case of the matrix, but for those that would clash."""
-    found: dict[object, Entry] = {}
+    found: dict[Tuple, Entry] = {}
     for case in cases():
         entry = case.entry()
-        if entry.reply not in (e.reply for e in found.values()):
-            found[case] = entry
+        # On kernels that do not track it, DCCP has no ports to tell two apart.
+        if entry.orig.proto != DCCP:
+            found.setdefault(entry.reply, entry)
     return list(found.values())
 
 
@@ -193,8 +194,6 @@ def family(client: int) -> list[Entry]:
     two = replace(make("tcp", 4, "plain", f"10.71.8.{client}"), master=one.orig)
     side = replace(make("udp", 4, "snat-port", f"10.71.9.{client}"), master=one.orig)
     side = replace(side, reply=replace(side.reply, dport=4000 + client))
-    three = replace(make("udp", 6, "plain", f"fd71::a:{client:x}"))
-    # A master and its children are of one address family.
     three = replace(make("udp", 4, "plain", f"10.71.10.{client}"), master=two.orig)
     four = replace(make("icmp", 4, "plain", f"10.71.11.{client}"), master=three.orig)
     return [one, two, side, three, four]
@@ -345,15 +344,11 @@ class Churn(threading.Thread):
         again = ending[::2]
         self._ct.delete(*(self._entries[i] for i in ending))
         for i in again:
+            # As no other entry is translated, and as this one was perhaps before.
             entry = self._entries[i]
-            port = self._random.randrange(1024, 65536)
-            reply = replace(entry.reply, dport=port)
-            fresh = replace(entry, reply=reply, status=entry.status | c.SRC_NAT)
-            self._entries[i] = fresh
-            try:
-                self._ct.create(fresh)
-            except OSError:  # the port is taken: it stays ended
-                there.discard(i)
+            reply = replace(entry.reply, dst=f"10.72.0.{self._random.randrange(100, 104)}")
+            self._entries[i] = replace(entry, reply=reply, status=entry.status | c.SRC_NAT)
+            self._ct.create(self._entries[i])
         self._ct.create(*(self._entries[i] for i in coming))
         there.difference_update(set(ending) - set(again))
         there.update(coming)
@@ -383,11 +378,10 @@ def test_twenty_thousand_under_churn(lab: Lab, rng: random.Random, before: str) 
             churn = Churn(ct, entries, rng.getrandbits(32))
             churn.start()
             two.begin()
-            started = churn.rounds
             for _ in range(3):
                 wanted(two)
-            assert churn.rounds > started + 10
             churn.end()
+            assert churn.rounds > 30
         two.fence()
         assert table_faults(two) == []
         stats = two.b.stats
@@ -404,7 +398,8 @@ def test_an_entry_that_ends_while_it_is_being_copied_stays_ended(lab: Lab) -> No
         two.meet()
         two.a.activate()
         two.b.passivate()
-        lab.fw1.ct.delete(*entries[2000:])
+        for start in range(2000, 12000, 500):
+            lab.fw1.ct.delete(*entries[start : start + 500])
         two.synced()
         two.fence()
         assert table_faults(two) == []
