@@ -119,6 +119,8 @@ class Pair:
         self.psk = secrets.token_hex(32)
         self.a = Engine(lab.fw1, self.psk, **options)
         self.b = Engine(lab.fw2, self.psk, **options)
+        for node in lab.fw:
+            node.ct.flush()  # what came over the HA links before the gate was built
         self.b.call("passivate")
         self.a.call("activate")
         self.synced(self.b)

@@ -56,7 +56,9 @@ struct hak_ct_form {
 
 /* Each appends one whole netlink message; HAK_ESPACE leaves the writer as it was.
  * create: needs HAK_HAS_REPLY; the NAT of a flow is expressed as ctnetlink wants
- * it (un-NATed reply tuple plus CTA_NAT_SRC/CTA_NAT_DST pinned to one port). */
+ * it (un-NATed reply tuple plus CTA_NAT_SRC/CTA_NAT_DST pinned to one port); an owner of
+ * the same reply tuple is EEXIST.  update: of f->have, what is fixed at birth (reply,
+ * helper, master) is left out, and CTA_TIMEOUT for a larva of GRE. */
 enum hak_err hak_ct_put_create(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
 			       const struct hak_ct_form *form);
 enum hak_err hak_ct_put_update(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
@@ -70,7 +72,11 @@ enum hak_err hak_ct_put_delete_reply(struct hak_wr *w, uint32_t seq, const struc
 /* only CTA_TIMEOUT (and, with clear_liberal, the BE_LIBERAL bits of a TCP entry) */
 enum hak_err hak_ct_put_timeout(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
 				uint32_t timeout, bool clear_liberal);
-enum hak_err hak_ct_put_list(struct hak_wr *w, uint32_t seq);	/* all families, unfiltered */
+/* All families, unfiltered.  If the kernel's hash table is resized meanwhile
+ * (nf_conntrack_buckets; it is one for all namespaces), the listing lacks entries and
+ * repeats others, and no NLM_F_DUMP_INTR tells: who takes absence for an end must compare
+ * the number of buckets before and after. */
+enum hak_err hak_ct_put_list(struct hak_wr *w, uint32_t seq);
 
 enum hak_err hak_exp_put_create(struct hak_wr *w, uint32_t seq, const struct hak_expect *e, bool ack);
 /* ctnetlink ignores CTA_EXPECT_TIMEOUT at creation: a second message sets it, and asks

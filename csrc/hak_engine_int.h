@@ -197,8 +197,10 @@ void hak_send_bytes(struct hak_engine *e, unsigned i, const uint8_t *bytes, size
 unsigned hak_best_link(struct hak_engine *e, bool other);
 
 /* hak_session.c: called by the io thread alone */
-void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size_t n);
-void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body, size_t n);
+void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size_t n,
+		  uint64_t now);
+void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body, size_t n,
+		    uint64_t now);
 void hak_offer_session(struct hak_engine *e, uint64_t now);
 void hak_confirm_session(struct hak_engine *e);	/* next becomes now */
 void hak_session_end(struct hak_session *s);

@@ -322,6 +322,10 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			break;
 		}
 		case HAK_REC_BYE:
+			/* a heartbeat that it overtook on the other link is no life */
+			for (unsigned i = 0; i < e->cfg.n_links; i++)
+				if (e->links[i].last_seq < seq)
+					e->links[i].last_seq = seq;
 			atomic_store(&e->peer_alive, false);
 			io->accused = true;	/* no peer.dead on top of it */
 			hak_emit(e, HAK_EV_PEER_BYE, 0, 0, 0, NULL);
@@ -366,20 +370,6 @@ static void on_data(struct io *io, uint64_t seq, const uint8_t *payload, size_t 
 		hak_wake(e->wake_apply);
 }
 
-/* A handshake costs two scalar multiplications: no more of them than a peer that
- * is in trouble could need. */
-static bool hello_allowed(struct hak_engine *e, uint64_t now)
-{
-	const uint64_t each = 1000000000u / HAK_HELLO_PER_S, depth = 10 * each;
-
-	if (e->hello_tokens_ns < now - depth)
-		e->hello_tokens_ns = now - depth;
-	if (e->hello_tokens_ns + each > now)
-		return false;
-	e->hello_tokens_ns += each;
-	return true;
-}
-
 #define REFUSE(reason) do { hak_count(&e->stats, HAK_STAT_DROP_##reason); return; } while (0)
 
 static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len,
@@ -413,12 +403,10 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 	if (cluster != e->cfg.cluster)
 		REFUSE(CLUSTER);
 	if (kind == HAK_KIND_HELLO || kind == HAK_KIND_WELCOME) {
-		if (!hello_allowed(e, now))
-			REFUSE(RATE);
 		if (kind == HAK_KIND_HELLO)
-			hak_on_hello(e, link, r.pos, hak_rd_left(&r));
+			hak_on_hello(e, link, r.pos, hak_rd_left(&r), now);
 		else
-			hak_on_welcome(e, session, r.pos, hak_rd_left(&r));
+			hak_on_welcome(e, session, r.pos, hak_rd_left(&r), now);
 		return;
 	}
 
@@ -606,7 +594,8 @@ static uint64_t judge(struct io *io, uint64_t now)
 static void note_slip(struct io *io, uint64_t meant, uint64_t now)
 {
 	struct hak_engine *e = io->e;
-	uint64_t limit = ms(e->cfg.dead_after_ms), grace = now - limit + 2 * ms(e->cfg.heartbeat_ms);
+	uint64_t limit = ms(e->cfg.dead_after_ms), more = 2 * ms(e->cfg.heartbeat_ms);
+	uint64_t grace = now - limit + (more < limit ? more : limit);
 
 	if (now < meant + limit / 2)
 		return;

@@ -79,6 +79,38 @@ static bool agreeable(struct hak_engine *e, const struct hak_hello *h)
 	return false;
 }
 
+/* A handshake costs scalar multiplications: no more of them than a peer that is in
+ * trouble could need.  What is refused for less must not use this up. */
+static bool allowed(struct hak_engine *e, uint64_t now)
+{
+	const uint64_t each = 1000000000u / HAK_HELLO_PER_S, depth = 10 * each;
+
+	if (e->hello_tokens_ns < now - depth)
+		e->hello_tokens_ns = now - depth;
+	if (e->hello_tokens_ns + each > now) {
+		hak_count(&e->stats, HAK_STAT_DROP_RATE);
+		return false;
+	}
+	e->hello_tokens_ns += each;
+	return true;
+}
+
+/* An offer that is older than what we know.  While we hear the peer, that includes all
+ * of its earlier boots; once it is silent its clock may have been set back meanwhile. */
+static bool recorded(struct hak_engine *e, const struct hak_hello *h)
+{
+	const struct hak_answer *a = &e->answer;
+	const struct hak_hello *p = &e->now.peer;
+
+	if (h->boot_id == a->boot_id && h->stamp <= a->stamp)
+		return true;
+	if (!e->now.live)
+		return false;
+	if (h->boot_id == p->boot_id)
+		return h->stamp <= p->stamp;
+	return atomic_load(&e->peer_alive) && h->boot_ms < p->boot_ms;
+}
+
 /* Both handshake messages' payloads: open() gave n bytes of text. */
 static enum hak_err read_hello(struct hak_engine *e, const uint8_t *text, size_t n,
 			       struct hak_hello *h)
@@ -195,7 +227,8 @@ void hak_offer_session(struct hak_engine *e, uint64_t now)
 		hak_send_bytes(e, i, e->offer.bytes, e->offer.len);
 }
 
-void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body, size_t n)
+void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body, size_t n,
+		    uint64_t now)
 {
 	struct hak_offer *o = &e->offer;
 	uint8_t text[HAK_DGRAM_MAX], keys[2][HAK_KEY_LEN];
@@ -208,6 +241,8 @@ void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body,
 		hak_count(&e->stats, HAK_STAT_DROP_SESSION);
 		return;
 	}
+	if (!allowed(e, now))
+		return;
 	if (hak_noise_read2(&o->noise, body, n, text, keys)) {
 		hak_count(&e->stats, HAK_STAT_DROP_AUTH);
 		return;
@@ -235,7 +270,8 @@ void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body,
 
 /* ---- answering ------------------------------------------------------- */
 
-void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size_t n)
+void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size_t n,
+		  uint64_t now)
 {
 	struct hak_answer *a = &e->answer;
 	struct hak_noise noise;
@@ -251,20 +287,22 @@ void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size
 		hak_count(&e->stats, HAK_STAT_DROP_HELLO);
 		return;
 	}
+	if (!allowed(e, now))
+		return;
 	if (a->len && n >= HAK_DH_LEN && !memcmp(a->peer_e, body, HAK_DH_LEN)) {
 		hak_send_bytes(e, link, a->bytes, a->len);
 		return;
 	}
 	prologue(e, pro);
 	if (hak_noise_start(&noise, e->cfg.psk, pro, sizeof pro, NULL))
-		return;
+		goto out;
 	if (hak_noise_read1(&noise, body, n, text, peer_e)) {
 		hak_count(&e->stats, HAK_STAT_DROP_AUTH);
 		goto out;
 	}
 	if (read_hello(e, text, n - HAK_NOISE_OVERHEAD, &h) || !agreeable(e, &h))
 		goto out;
-	if (h.boot_id == a->boot_id && h.stamp <= a->stamp) {
+	if (recorded(e, &h)) {
 		hak_count(&e->stats, HAK_STAT_DROP_REPLAY);
 		goto out;
 	}
@@ -272,8 +310,11 @@ void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size
 	if (!id)
 		goto out;
 	m = own_hello(e, id, hello);
-	if (hak_noise_write2(&noise, peer_e, hello, m, a->bytes + HAK_HDR_LEN, keys))
+	if (hak_noise_write2(&noise, peer_e, hello, m, a->bytes + HAK_HDR_LEN, keys)) {
+		a->len = 0;		/* its bytes are spoilt */
+		hak_count(&e->stats, HAK_STAT_DROP_AUTH);
 		goto out;
+	}
 	hak_put_header(a->bytes, e, HAK_KIND_WELCOME, h.session, 0);
 	a->len = (uint16_t)(HAK_HDR_LEN + HAK_NOISE_OVERHEAD + m);
 	memcpy(a->peer_e, peer_e, sizeof peer_e);

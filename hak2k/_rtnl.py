@@ -102,9 +102,7 @@ class Rtnl:
 
     def _ask(self, kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
         self._sequence += 1
-        head = _NLMSG.pack(
-            _NLMSG.size + len(body), kind, _NLM_F_REQUEST | flags, self._sequence, 0
-        )
+        head = _NLMSG.pack(_NLMSG.size + len(body), kind, _NLM_F_REQUEST | flags, self._sequence, 0)
         answers: list[tuple[int, bytes]] = []
         try:
             self._socket.send(head + body)

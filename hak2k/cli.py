@@ -86,9 +86,7 @@ def _wait(args: _Arguments) -> int:
         left = max(0.0, end - time.monotonic())
         try:
             with _client(args, left + _GRACE_S) as client:
-                result = client.call(
-                    "wait", mode=args.mode, ready=args.ready, timeout=left
-                )
+                result = client.call("wait", mode=args.mode, ready=args.ready, timeout=left)
             break
         except UnreachableError:
             if time.monotonic() + _RETRY_S >= end:
@@ -280,9 +278,7 @@ def parser_for(program: str) -> argparse.ArgumentParser:
             parser = argparse.ArgumentParser(prog=program, description=command.help)
             _fill(parser, command)
             return parser
-    parser = argparse.ArgumentParser(
-        prog=program, description="Control a running hak2kd."
-    )
+    parser = argparse.ArgumentParser(prog=program, description="Control a running hak2kd.")
     parser.add_argument("--version", action="version", version=f"hak2k {__version__}")
     _common(parser)
     sub = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -145,9 +145,7 @@ class AsyncClient:
         import asyncio
 
         async def talk() -> bytes:
-            reader, writer = await asyncio.open_unix_connection(
-                self.path, limit=MAX_ANSWER
-            )
+            reader, writer = await asyncio.open_unix_connection(self.path, limit=MAX_ANSWER)
             try:
                 writer.write(_request(command, args))
                 await writer.drain()
@@ -161,16 +159,12 @@ class AsyncClient:
             raise _unreachable(self.path, e) from e
         return _answer(line, self.path).get("result")
 
-    async def follow(
-        self, command: str = "events", /, **args: Any
-    ) -> AsyncIterator[Any]:
+    async def follow(self, command: str = "events", /, **args: Any) -> AsyncIterator[Any]:
         """The items of a command that follows, as they come; ends with the daemon."""
         import asyncio
 
         try:
-            reader, writer = await asyncio.open_unix_connection(
-                self.path, limit=MAX_ANSWER
-            )
+            reader, writer = await asyncio.open_unix_connection(self.path, limit=MAX_ANSWER)
         except OSError as e:
             raise _unreachable(self.path, e) from e
         try:

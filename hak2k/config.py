@@ -349,9 +349,7 @@ class _Table:
             value = None
         return default if value is None else str(value)
 
-    def number(
-        self, key: str, low: float, high: float, unit: str, default: Any, kind: type
-    ) -> Any:
+    def number(self, key: str, low: float, high: float, unit: str, default: Any, kind: type) -> Any:
         value = self._get(key, kind, default)
         if value is None:
             return low
@@ -560,9 +558,7 @@ def _read_swap(t: _Table) -> SwapConfig:
         t.bad("bounce_interfaces", "is not available in this version; use false")
     return SwapConfig(
         garp_count=t.number("garp_count", 1, 50, "", 3, int),
-        garp_interval_s=float(
-            t.number("garp_interval_s", 0, 3600, "seconds", 0, float)
-        ),
+        garp_interval_s=float(t.number("garp_interval_s", 0, 3600, "seconds", 0, float)),
     )
 
 

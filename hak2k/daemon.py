@@ -242,9 +242,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hak2kd", description="Stateful high availability for a pair of firewalls."
     )
     parser.add_argument("--config", metavar="FILE", required=True, help="TOML file")
-    parser.add_argument(
-        "--check", action="store_true", help="check the configuration and end"
-    )
+    parser.add_argument("--check", action="store_true", help="check the configuration and end")
     parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="default: text"
     )

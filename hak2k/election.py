@@ -278,9 +278,7 @@ def _peer_is_set(c: ElectionConfig, s: State, now: float) -> str | None:
     return None
 
 
-def _starting_together(
-    c: ElectionConfig, s: State, now: float, sign: int
-) -> str | None:
+def _starting_together(c: ElectionConfig, s: State, now: float, sign: int) -> str | None:
     p = _live(s)
     if p is None or p.mode is not Mode.STARTING:
         return None
@@ -515,9 +513,7 @@ def _win_conflict(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
 
 def _hand_over(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
     term = max(s.term, s.peer.term if s.peer is not None else 0) + 1
-    return replace(_enter(s, Role.HANDING_OVER, now), offered=term), [
-        StartHandover(term, why)
-    ]
+    return replace(_enter(s, Role.HANDING_OVER, now), offered=term), [StartHandover(term, why)]
 
 
 def _handover_ok(c: ElectionConfig, s: State, now: float, why: str) -> _Result:

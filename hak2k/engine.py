@@ -182,9 +182,7 @@ def _compiled_core(**arguments: Any) -> Core:
     try:
         from hak2k import _core
     except ImportError as e:
-        raise InternalError(
-            f"the compiled core cannot be loaded ({e}); make build"
-        ) from e
+        raise InternalError(f"the compiled core cannot be loaded ({e}); make build") from e
     core: Core = _core.Engine(**arguments)
     return core
 
@@ -205,9 +203,7 @@ class Engine:
     core: makes the core; by default the compiled one.
     """
 
-    def __init__(
-        self, config: Config, *, core: Callable[..., Core] = _compiled_core
-    ) -> None:
+    def __init__(self, config: Config, *, core: Callable[..., Core] = _compiled_core) -> None:
         self.config = config
         self.gate_spec = gate.GateSpec.of(config)
         self._lock = threading.RLock()

@@ -37,9 +37,7 @@ class Entry(NamedTuple):
 CATALOG: Final[dict[str, Entry]] = {
     "daemon.start": Entry("info", "hak2kd runs", ""),
     "daemon.stop": Entry("info", "hak2kd ends", ""),
-    "daemon.error": Entry(
-        "error", "an internal fault was caught", "report it with the message"
-    ),
+    "daemon.error": Entry("error", "an internal fault was caught", "report it with the message"),
     "config.warning": Entry(
         "warning", "the configuration promises more than this version does", "see text"
     ),
@@ -74,9 +72,7 @@ CATALOG: Final[dict[str, Entry]] = {
     "interface.down": Entry(
         "warning", "a data interface is down or lost its carrier", "look at the cable"
     ),
-    "interface.lost": Entry(
-        "error", "a data interface does not exist any more", "create it again"
-    ),
+    "interface.lost": Entry("error", "a data interface does not exist any more", "create it again"),
     "quality.changed": Entry("info", "the quality factor changed", ""),
     "priority.changed": Entry("info", "the priority changed", ""),
     "force.set": Entry("info", "an operator forced a state, or lifted it", ""),
@@ -133,9 +129,7 @@ CATALOG: Final[dict[str, Entry]] = {
         "the gate's nftables table was gone; it was made again",
         "do not use `flush ruleset`: flush your own tables",
     ),
-    "gate.failed": Entry(
-        "error", "the gate cannot be made again", "see the text; restart hak2kd"
-    ),
+    "gate.failed": Entry("error", "the gate cannot be made again", "see the text; restart hak2kd"),
 }
 
 

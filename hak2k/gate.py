@@ -124,8 +124,7 @@ def ruleset(spec: GateSpec, open_types: Iterable[int] = ()) -> str:
     ):
         lines += [
             f" chain {hook} {{",
-            f"  type filter hook {hook} devices = {data} priority {priority};"
-            " policy drop;",
+            f"  type filter hook {hook} devices = {data} priority {priority}; policy drop;",
             f"  meta {direction} @open accept",
             " }",
         ]
@@ -145,8 +144,7 @@ def ruleset(spec: GateSpec, open_types: Iterable[int] = ()) -> str:
         " }",
         " chain guard_in {",
         "  type filter hook input priority filter - 1;",
-        f"  iifname {data} tcp flags & (syn|rst|ack) != syn"
-        " ct state { new, invalid } drop",
+        f"  iifname {data} tcp flags & (syn|rst|ack) != syn ct state {{ new, invalid }} drop",
         " }",
         " chain guard_out {",
         "  type filter hook output priority filter - 1;",
@@ -245,9 +243,7 @@ def _chains(text: str) -> dict[str, dict[str, Any]]:
 
 def _devices_in_text(spec: GateSpec) -> bool:
     text = _nft(f"list table netdev {TABLE}")
-    found = re.findall(
-        r"hook (?:in|e)gress devices? ?=? \{? ?([^}\n]*?) \}? ?pri", text
-    )
+    found = re.findall(r"hook (?:in|e)gress devices? ?=? \{? ?([^}\n]*?) \}? ?pri", text)
     wanted = set(spec.interfaces)
     return len(found) == 2 and all(
         wanted <= {n.strip(' "') for n in names.split(",")} for names in found

@@ -88,9 +88,7 @@ class NetWatch:
         self._poll_s = poll_s
         self.snapshot = look((*self._names, *self._slow)) if first is None else first
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._thread = threading.Thread(
-            target=self._run, name="hak2k-netwatch", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="hak2k-netwatch", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

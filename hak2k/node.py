@@ -255,9 +255,7 @@ class Node:
         fd = self.engine.fileno()
         loop.remove_reader(fd)
         try:
-            ok = await loop.run_in_executor(
-                None, self.engine.handover, HANDOVER_TIMEOUT_S, term
-            )
+            ok = await loop.run_in_executor(None, self.engine.handover, HANDOVER_TIMEOUT_S, term)
         except HakError as e:
             self._news("daemon.error", f"hand-over: {e}")
             ok = False
@@ -359,9 +357,7 @@ class Node:
             case "peer.dead":
                 self._silent_ns = int(data.get("silent_ns", 0))
                 ms = round(self._silent_ns / 1e6, 1)
-                self.log.emit(
-                    "peer.dead", f"{self._peer_name()} is silent", silent_ms=ms
-                )
+                self.log.emit("peer.dead", f"{self._peer_name()} is silent", silent_ms=ms)
                 self.feed(model.PeerDead())
             case "peer.bye":
                 if not self._gone:  # it says so on each link
@@ -525,9 +521,7 @@ class Node:
 
         # Right after a swap, or a join, a copy is under way that takes moments: a
         # script that swaps there and back should not have to know.
-        await self.until(
-            lambda: refused() is None and not self.busy, min(timeout_s, READY_WAIT_S)
-        )
+        await self.until(lambda: refused() is None and not self.busy, min(timeout_s, READY_WAIT_S))
         why = refused()
         if why is not None:
             raise RefusedError(why)

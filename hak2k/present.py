@@ -91,9 +91,7 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
     serial = _cut(local["serial"], _COLUMN - 9)
     out = ["Nodes status:"]
     right = peer["serial"] if peer is not None else "(no peer)"
-    out.append(
-        (" " * (_LABEL + 2) + f"{serial + ' (local)':<{_COLUMN}}{right}").rstrip()
-    )
+    out.append((" " * (_LABEL + 2) + f"{serial + ' (local)':<{_COLUMN}}{right}").rstrip())
     for label, value, only in _BEFORE_LINKS:
         if not only or verbose:
             out.append(both(label, value))
@@ -131,7 +129,4 @@ def event_line(event: Json) -> str:
     """One event: local time, severity, identifier, message, other fields."""
     fixed = ("time", "id", "severity", "message")
     rest = "".join(f" {k}={v}" for k, v in event.items() if k not in fixed)
-    return (
-        f"{when(event['time'])} {event['severity']:<7} {event['id']}: "
-        f"{event['message']}{rest}"
-    )
+    return f"{when(event['time'])} {event['severity']:<7} {event['id']}: {event['message']}{rest}"

@@ -94,9 +94,7 @@ class Service:
                     "local": configured.local,
                     "peer": configured.peer,
                 }
-                for link, configured in zip(
-                    engine.links(), node.config.link, strict=True
-                )
+                for link, configured in zip(engine.links(), node.config.link, strict=True)
             ],
             "stream": {
                 "lag_records": stream.lag_records,
@@ -190,8 +188,7 @@ class Service:
         if not await self.node.until(holds, timeout):
             s = self.node.state
             raise RefusedError(
-                f"not so after {timeout:g} s: mode {_mode(s.mode)}, "
-                f"state {s.table.name.lower()}"
+                f"not so after {timeout:g} s: mode {_mode(s.mode)}, state {s.table.name.lower()}"
             )
         return await self.mode(args)
 

@@ -45,6 +45,17 @@ static void test_hash_tells_apart(void)
 	OTHER(orig.dport++);
 	OTHER(orig.src[3]++);
 	OTHER(orig.dst[3]++);
+	CASE("hashes of docs/wire-records.md");
+	{
+		uint8_t k[16];
+
+		for (unsigned i = 0; i < sizeof k; i++)
+			k[i] = (uint8_t)i;
+		EQUAL(hak_flow_hash(&f, k), 0xcbd8fa3315b3fa24);
+		g = make_flow(AF_INET6, IPPROTO_UDP);
+		give_zone(&g, HAK_ZONE_BOTH);
+		EQUAL(hak_flow_hash(&g, k), 0xebb0dc268786dc9c);
+	}
 	f = make_flow(AF_INET6, IPPROTO_TCP);
 	h = hak_flow_hash(&f, key);
 	OTHER(orig.src[15]++);

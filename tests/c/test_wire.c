@@ -649,33 +649,59 @@ static void test_budget(void)
 	EQUAL(life(AF_INET6, NAT_NONE, true, "v6"), 335);
 }
 
-/* The examples of docs/wire-records.md. */
-static void test_vectors(void)
+/* The examples of docs/wire-records.md, which are the blocks marked hex: each is one
+ * record, and in canonical form. */
+static unsigned from_hex(const char *line, uint8_t *to, unsigned room)
 {
-	static const uint8_t new_snat[] = {
-		0x01, 0x18, 0x08, 0x0a, 0x47, 0x00, 0x0a, 0x0a, 0x48, 0x00, 0x0a, 0x12, 0x67, 0x00,
-		0x50, 0x16, 0x0a, 0x48, 0x00, 0x01, 0xee, 0x48, 0x43, 0x01, 0x30, 0x70,
-	};
-	static const uint8_t update[] = {
-		0x02, 0x10, 0x08, 0x0a, 0x47, 0x00, 0x0a, 0x0a, 0x48, 0x00, 0x0a, 0x12, 0x67, 0x00,
-		0x50, 0x42, 0x63, 0x31,
-	};
-	struct hak_flow f = make_flow(AF_INET, IPPROTO_TCP);
-	struct hak_wr w = wr();
+	unsigned n = 0, v;
+	int used;
 
-	CASE("vectors");
-	f.have &= ~(uint32_t)HAK_HAS_MARK;
-	EQUAL(hak_wire_put_flow(&w, HAK_REC_FLOW_UPDATE, &f), HAK_OK);
-	EQUAL(hak_wr_len(&w), sizeof update);
-	CHECK(!memcmp(buf, update, sizeof update));
-	give_nat(&f, NAT_SRC_PORT);
-	f.tcp_state = TCP_CONNTRACK_SYN_SENT;
-	f.tcp_flags[1] = f.tcp_wscale[1] = 0;
-	f.status = IPS_CONFIRMED;
-	w = wr();
-	EQUAL(hak_wire_put_flow(&w, HAK_REC_FLOW_NEW, &f), HAK_OK);
-	EQUAL(hak_wr_len(&w), sizeof new_snat);
-	CHECK(!memcmp(buf, new_snat, sizeof new_snat));
+	while (*line != '#' && sscanf(line, " %2x%n", &v, &used) == 1) {
+		NEED(n < room);
+		to[n++] = (uint8_t)v;
+		line += used;
+	}
+	return n;
+}
+
+static void check_example(const uint8_t *p, size_t n)
+{
+	struct hak_wr w = wr();
+	struct hak_record rec;
+	bool exp = p[0] == HAK_REC_EXP_NEW || p[0] == HAK_REC_EXP_DESTROY;
+
+	EQUAL(get(p, n, &rec, NULL), HAK_OK);
+	EQUAL(exp ? hak_wire_put_expect(&w, rec.type, &rec.expect)
+		  : hak_wire_put_flow(&w, rec.type, &rec.flow), HAK_OK);
+	EQUAL(hak_wr_len(&w), n);
+	CHECK(!memcmp(buf, p, n));
+}
+
+static void test_examples(void)
+{
+	static const char path[] = "../../docs/wire-records.md";
+	FILE *f = fopen(path, "r");
+	uint8_t bytes[512];
+	unsigned n = 0, examples = 0;
+	bool in = false;
+	char line[256];
+
+	CASE("%s", path);
+	NEED(f != NULL);
+	while (fgets(line, sizeof line, f)) {
+		if (!strncmp(line, "```", 3)) {
+			if (in) {
+				CASE("%s, example %u", path, ++examples);
+				check_example(bytes, n);
+			}
+			in = !strncmp(line, "```hex", 6);
+			n = 0;
+		} else if (in) {
+			n += from_hex(line, &bytes[n], (unsigned)sizeof bytes - n);
+		}
+	}
+	fclose(f);
+	EQUAL(examples, 9);
 }
 
 static void test_status(void)
@@ -703,7 +729,7 @@ int main(void)
 	test_other_records();
 	test_payload();
 	test_noise();
-	test_vectors();
+	test_examples();
 	test_budget();
 	return t_end();
 }

@@ -303,9 +303,7 @@ def test_sequence_adjustments(shared: Pair, form: str) -> None:
     there, back = SeqAdj(0xFFFFFFF0, -5, 12), SeqAdj(1, 0, -7)
     here = born(
         shared,
-        replace(
-            entry, seqadj_orig=there, seqadj_reply=back, status=entry.status | c.SEQ_ADJUST
-        ),
+        replace(entry, seqadj_orig=there, seqadj_reply=back, status=entry.status | c.SEQ_ADJUST),
     )
     # ctnetlink tells no change of them; the next event of the entry brings them.
     moved = replace(here, seqadj_orig=SeqAdj(9, 12, 20), mark=3)

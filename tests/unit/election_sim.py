@@ -193,16 +193,12 @@ class Node:
             elif w.now >= again:
                 self.handing = (term, give_up, w.now + BEAT)
                 w.send(self, "handover", term)
-        if (
-            self.peer_alive
-            and self.heard_at is not None
-            and w.now - self.heard_at > DEAD
-        ):
-            # One that was frozen itself does not accuse: it listens first.
-            if w.now - max(self.frozen_until, 0) > DEAD:
-                self.peer_alive = False
-                self.sync_ready_at = None
-                self.feed(PeerDead())
+        # One that was frozen itself does not accuse: it listens first.
+        since = max(self.heard_at or 0.0, self.frozen_until)
+        if self.peer_alive and w.now - since > DEAD:
+            self.peer_alive = False
+            self.sync_ready_at = None
+            self.feed(PeerDead())
         if self.sync_ready_at is not None and w.now >= self.sync_ready_at:
             self.sync_ready_at = None
             other = w.other(self)

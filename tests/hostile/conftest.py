@@ -1,0 +1,45 @@
+"""Fixtures of the tests that do not wish the engine well: they need root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hak2k.lab import Lab, privileged
+from tests.hostile.bench import Bench
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not privileged():
+        for item in items:
+            if "lab" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason="needs CAP_NET_ADMIN and CAP_SYS_ADMIN"))
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def bench(lab: Lab) -> Iterator[Bench]:
+    """A passive engine that answers, in a session with a fake peer."""
+    made = Bench(lab)
+    try:
+        made.connect()
+        made.passivate()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def beginner(lab: Lab) -> Iterator[Bench]:
+    """An engine that begins handshakes; there is no session yet."""
+    made = Bench(lab, 1)
+    try:
+        yield made
+    finally:
+        made.close()
