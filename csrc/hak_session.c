@@ -235,7 +235,7 @@ void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body,
 	struct hak_hello h;
 
 	/* The offer went out on every link, so its answer comes on every link. */
-	if (e->now.live && session == e->now.local_id)
+	if (e->initiator && e->now.live && session == e->now.local_id)
 		return;
 	if (!e->initiator || !o->live || session != o->local_id) {
 		hak_count(&e->stats, HAK_STAT_DROP_SESSION);

@@ -7,6 +7,7 @@
  *   hash          the keyed identity
  *
  * Best of several rounds, since whatever disturbs a round makes it longer.
+ * `make -C tests/c bench_codec` builds and runs it.
  */
 #include <netinet/in.h>
 #include <stdio.h>

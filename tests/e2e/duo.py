@@ -234,9 +234,7 @@ class Duo:
         """What of a table is replicated."""
         return fw.conntrack(lambda e: not e.mark & OPT_OUT_MARK and where(e))
 
-    def equal(
-        self, timeout: float = 5.0, where: Callable[[Entry], bool] = lambda e: True
-    ) -> Table:
+    def equal(self, timeout: float = 5.0, where: Callable[[Entry], bool] = lambda e: True) -> Table:
         """Wait until both tables are equal and the passive's entries are larvae."""
         active, passive = self.active, self.passive
         last: Table = {}
@@ -354,7 +352,8 @@ class Churn:
     def _run(self) -> None:
         import socket
 
-        while not self._stop.is_set():
+        # A pause: what is tested is not how fast this can be.
+        while not self._stop.wait(0.005):
             with self._lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as s:
                 s.settimeout(5)
                 try:

@@ -46,8 +46,11 @@ def larva_of(entry: Entry) -> dict[str, Any]:
     return wanted
 
 
-def faults(active: Entry, passive: Entry | None) -> list[str]:
-    """How `passive` fails to be the larva of `active`; empty if it does not."""
+def faults(active: Entry, passive: Entry | None, used: bool = False) -> list[str]:
+    """How `passive` fails to be the larva of `active`; empty if it does not.
+
+    used: the node may have seen packets of it, for it was active itself.
+    """
     if passive is None:
         return [f"missing: {active.orig}"]
     have, want = carried(passive), larva_of(active)
@@ -56,9 +59,10 @@ def faults(active: Entry, passive: Entry | None) -> list[str]:
         for name, value in want.items()
         if have[name] != value
     ]
-    if not LARVAL - LARVAL_SLACK < passive.timeout:
+    if not passive.timeout > LARVAL - LARVAL_SLACK:
         found.append(f"{active.orig}: timeout {passive.timeout}")
-    if any(n for pair in (passive.counters_orig, passive.counters_reply) for n in pair or ()):
+    counters = (passive.counters_orig, passive.counters_reply)
+    if not used and any(n for pair in counters for n in pair or ()):
         found.append(f"{active.orig}: saw packets: {passive.counters_orig}")
     return found
 
@@ -68,24 +72,24 @@ def replicable(side: Side) -> Table:
     return side.node.conntrack(lambda e: not e.mark & 0x100)
 
 
-def table_faults(two: Pair, active: Side | None = None) -> list[str]:
+def table_faults(two: Pair, active: Side | None = None, used: bool = False) -> list[str]:
     """How the passive table fails to be the active one's copy."""
     active = active or two.a
     mine, theirs = replicable(active), replicable(two.other(active))
     found = [f"extra: {theirs[k].orig}" for k in theirs.keys() - mine.keys()]
     for key, entry in mine.items():
-        found += faults(entry, theirs.get(key))
+        found += faults(entry, theirs.get(key), used)
     return sorted(found)
 
 
-def equal(two: Pair, active: Side | None = None, timeout: float = 5.0) -> None:
+def equal(two: Pair, active: Side | None = None, timeout: float = 5.0, used: bool = False) -> None:
     """Wait until the passive table is a copy of the active one."""
     until(
-        lambda: not table_faults(two, active),
+        lambda: not table_faults(two, active, used),
         timeout,
         "equal tables",
         interval=0.05,
-        detail=lambda: "\n".join([*table_faults(two, active)[:20], two.report()]),
+        detail=lambda: "\n".join([*table_faults(two, active, used)[:20], two.report()]),
     )
 
 
