@@ -41,6 +41,7 @@ struct hak_apply {
 	enum hak_pass pass;
 	bool purge_all;
 	uint64_t pass_began, pass_next, pass_done;
+	unsigned pass_buckets;
 	uint32_t longest;		/* survey: largest timeout seen, seconds */
 	uint32_t natural[256][16];
 

@@ -46,6 +46,7 @@ struct capture {
 	enum listing listing;
 	uint32_t generation;
 	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
+	unsigned list_buckets;
 	struct hak_ctmsg msg;
 	struct mmsghdr mm[BATCH];
 	struct iovec iov[BATCH];
@@ -72,7 +73,8 @@ static void await_window(struct hak_engine *e)
 		pthread_mutex_lock(&e->tx_lock);
 		open = hak_tx_open(&e->tx);
 		pthread_mutex_unlock(&e->tx_lock);
-		if (open || !atomic_load(&e->peer_alive) || atomic_load(&e->stop))
+		if (open || !atomic_load(&e->peer_alive) || atomic_load(&e->stop) ||
+		    atomic_load(&e->role) != HAK_ACTIVE)
 			return;
 		if (!counted)
 			hak_count(&e->stats, HAK_STAT_TX_STALLS);
@@ -82,8 +84,8 @@ static void await_window(struct hak_engine *e)
 	}
 }
 
-/* Seal the open payload and send it.  Without a session it is thrown away: whoever
- * connects later begins with a full copy. */
+/* Seal the open payload and send it.  Without a session, or once we have stepped down,
+ * it is thrown away: whoever listens to us next begins with a full copy. */
 static void flush(struct hak_engine *e)
 {
 	size_t n = hak_wr_len(&e->batch);
@@ -94,7 +96,7 @@ static void flush(struct hak_engine *e)
 		return;
 	await_window(e);
 	pthread_mutex_lock(&e->tx_lock);
-	if (!e->now.live) {
+	if (!e->now.live || atomic_load(&e->role) != HAK_ACTIVE) {
 		hak_count_n(&e->stats, HAK_STAT_EVENTS_UNSENT, e->batch_records);
 		goto out;
 	}
@@ -437,7 +439,15 @@ static bool list_request(struct capture *c)
 	if (c->listing == LIST_FLOWS ? hak_ct_put_list(&w, seq) : hak_exp_put_list(&w, seq))
 		return false;
 	memset(e->touched, 0, sizeof e->touched);
+	c->list_buckets = hak_nl_buckets();
 	return !hak_nl_send(&e->list_nl, &w);
+}
+
+/* The peer must not wait for an end that will not come: it asks anew. */
+static void list_abort(struct capture *c)
+{
+	c->listing = LIST_NONE;
+	put_numbers(c->e, HAK_REC_SYNC_LOST, c->generation, false, 0);
 }
 
 static void list_begin(struct capture *c, uint32_t generation)
@@ -449,7 +459,7 @@ static void list_begin(struct capture *c, uint32_t generation)
 	c->list_next = 0;
 	put_numbers(c->e, HAK_REC_SYNC_BEGIN, generation, false, 0);
 	if (!list_request(c))
-		c->listing = LIST_NONE;		/* the peer asks again */
+		list_abort(c);
 }
 
 static void list_done(struct capture *c)
@@ -457,9 +467,13 @@ static void list_done(struct capture *c)
 	struct hak_engine *e = c->e;
 
 	if (c->listing == LIST_FLOWS) {
-		c->listing = LIST_EXPECTS;
-		if (list_request(c))
-			return;
+		/* What a resize hid, the peer would take for gone: list again.  What
+		 * is sent twice does no harm. */
+		if (hak_nl_buckets() == c->list_buckets)
+			c->listing = LIST_EXPECTS;
+		if (!list_request(c))
+			list_abort(c);
+		return;
 	}
 	c->listing = LIST_NONE;
 	put_numbers(e, HAK_REC_SYNC_END, c->generation, true, c->list_sent);
@@ -478,7 +492,7 @@ static void list_chunk(struct capture *c)
 	size_t n;
 
 	if (hak_nl_recv(&e->list_nl, c->chunk, sizeof c->chunk, 0, &n)) {
-		c->listing = LIST_NONE;
+		list_abort(c);
 		return;
 	}
 	r = hak_rd_on(c->chunk, n);
@@ -496,7 +510,7 @@ static void list_chunk(struct capture *c)
 			return;
 		}
 		if (m->what == HAK_CT_ERROR) {
-			c->listing = LIST_NONE;
+			list_abort(c);
 			return;
 		}
 		if (m->what == HAK_CT_EXP_NEW) {

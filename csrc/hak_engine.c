@@ -390,6 +390,11 @@ static void become_passive(struct hak_engine *e)
 	atomic_store(&e->synced, false);
 	atomic_store(&e->sync_needed, true);
 	atomic_store(&e->role, HAK_PASSIVE);
+	/* What the peer has not taken by now it must never get: by the time we are heard
+	 * again those connections are long gone.  From here on nothing is sealed. */
+	pthread_mutex_lock(&e->tx_lock);
+	hak_tx_forget(&e->tx);
+	pthread_mutex_unlock(&e->tx_lock);
 	hak_wake(e->wake_capture);
 	hak_wake(e->wake_apply);
 }

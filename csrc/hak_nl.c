@@ -3,6 +3,8 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <linux/filter.h>
@@ -102,6 +104,17 @@ enum hak_err hak_nl_recv(struct hak_nl *nl, void *buf, size_t size, int flags, s
 	if (n < 0 && !(errno == EAGAIN && (flags & MSG_DONTWAIT)))
 		return HAK_ESYS;
 	return HAK_OK;
+}
+
+unsigned hak_nl_buckets(void)
+{
+	int fd = open("/proc/sys/net/netfilter/nf_conntrack_buckets", O_RDONLY | O_CLOEXEC);
+	char text[24] = "";
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+
+	if (fd >= 0)
+		close(fd);
+	return n > 0 ? (unsigned)strtoul(text, NULL, 10) : 0;
 }
 
 void hak_nl_drain(struct hak_nl *nl)

@@ -35,6 +35,11 @@ enum hak_err hak_nl_ignore(struct hak_nl *nl, uint32_t portid);
 enum hak_err hak_nl_send(struct hak_nl *nl, const struct hak_wr *w);
 /* Receive one datagram into buf; 0 bytes if none is there (MSG_DONTWAIT only). */
 enum hak_err hak_nl_recv(struct hak_nl *nl, void *buf, size_t size, int flags, size_t *got);
+/* Size of the conntrack hash table, 0 if unknown.  One for all namespaces.  A resize
+ * during a listing makes the kernel leave entries out and repeat others without a
+ * word (no NLM_F_DUMP_INTR), so whoever draws conclusions from what a listing did not
+ * show compares this before and after it. */
+unsigned hak_nl_buckets(void);
 /* Throw away all that is queued. */
 void hak_nl_drain(struct hak_nl *nl);
 

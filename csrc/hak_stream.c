@@ -83,6 +83,12 @@ enum hak_err hak_tx_ack(struct hak_tx *t, const struct hak_ack *a)
 	return HAK_OK;
 }
 
+void hak_tx_forget(struct hak_tx *t)
+{
+	t->base = t->acked = t->applied = t->next;
+	t->records_applied = t->records;
+}
+
 uint64_t hak_tx_lag(const struct hak_tx *t, uint64_t now)
 {
 	const struct hak_sent *s;

@@ -56,6 +56,8 @@ static inline bool hak_tx_open(const struct hak_tx *t)
 const struct hak_sent *hak_tx_find(const struct hak_tx *t, uint64_t seq);
 /* HAK_EFORMAT: acknowledges what was never sent. */
 enum hak_err hak_tx_ack(struct hak_tx *t, const struct hak_ack *a);
+/* Nothing sent so far will be resent: this node ceases to be the one that is heard. */
+void hak_tx_forget(struct hak_tx *t);
 /* Age in ns of the oldest datagram the peer has not applied, 0 if none. */
 uint64_t hak_tx_lag(const struct hak_tx *t, uint64_t now);
 

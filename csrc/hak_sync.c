@@ -51,6 +51,7 @@ static bool pass_begin(struct hak_apply *a, enum hak_pass pass)
 	struct hak_engine *e = a->e;
 	uint8_t buf[256];
 	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+	unsigned buckets = hak_nl_buckets();
 
 	a->pass = HAK_PASS_NONE;
 	hak_nl_close(&e->survey_nl);		/* an unfinished listing blocks its socket */
@@ -61,6 +62,7 @@ static bool pass_begin(struct hak_apply *a, enum hak_pass pass)
 	a->pass_began = hak_now();
 	a->pass_next = 0;
 	a->pass_done = 0;
+	a->pass_buckets = buckets;
 	a->longest = 0;
 	return true;
 }
@@ -235,8 +237,14 @@ static void pass_complete(struct hak_apply *a)
 {
 	struct hak_engine *e = a->e;
 	enum hak_pass pass = a->pass;
+	uint64_t done = a->pass_done;
 
 	a->pass = HAK_PASS_NONE;
+	/* A resize hid entries from this pass: once more, until one was undisturbed. */
+	if (hak_nl_buckets() != a->pass_buckets && pass_begin(a, pass)) {
+		a->pass_done = done;
+		return;
+	}
 	switch (pass) {
 	case HAK_PASS_SURVEY:
 		surveyed(a);

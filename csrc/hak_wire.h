@@ -75,7 +75,8 @@ enum hak_rec {			/* record types */
 	HAK_REC_SYNC_BEGIN = 16,/* u32 generation */
 	HAK_REC_SYNC_END = 17,	/* u32 generation, u64 entries sent */
 	HAK_REC_HANDOVER = 18,	/* u32 term: nothing of mine follows; take over */
-	HAK_REC_SYNC_LOST = 19,	/* u32 0: events were lost here; ask for a copy */
+	HAK_REC_SYNC_LOST = 19,	/* u32 generation or 0: events, or a listing, were lost
+				 * here; ask for a copy */
 
 	/* control (CONTROL) */
 	HAK_REC_HEARTBEAT = 64,

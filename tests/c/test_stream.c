@@ -153,6 +153,27 @@ static void test_tx_window(void)
 	CHECK(hak_tx_open(&tx));
 }
 
+/* A node that steps down: what is not delivered by then never will be, and the peer
+ * is told so by the base. */
+static void test_tx_forget(void)
+{
+	hak_tx_reset(&tx);
+	for (int i = 0; i < 20; i++)
+		send_one(1000);
+	EQUAL(ack(7, 3), HAK_OK);
+	hak_tx_forget(&tx);
+	EQUAL(tx.base, 20);
+	for (uint64_t i = 0; i < 21; i++)
+		CHECK(!hak_tx_find(&tx, i));
+	EQUAL(tx.records, tx.records_applied);
+	EQUAL(hak_tx_lag(&tx, 5000), 0);
+	CHECK(hak_tx_open(&tx));
+	EQUAL(ack(9, 5), HAK_OK);		/* on its way meanwhile */
+	EQUAL(tx.applied, 20);
+	EQUAL(send_one(2000), 20);
+	CHECK(hak_tx_find(&tx, 20) != NULL);
+}
+
 /* Sent into the void, further than the ring: the lag is that of the oldest held. */
 static void test_tx_overrun(void)
 {
@@ -673,6 +694,7 @@ int main(void)
 	test_tx_acks();
 	test_tx_lag();
 	test_tx_window();
+	test_tx_forget();
 	test_tx_overrun();
 	test_rx_order();
 	test_rx_window();

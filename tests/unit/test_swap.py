@@ -1,0 +1,33 @@
+"""Natural timeouts and announcements."""
+
+from __future__ import annotations
+
+from hak2k.swap import announce_delays, natural_timeouts
+
+
+def test_the_kernels_figures() -> None:
+    def read(name: str) -> str:
+        return {"tcp_timeout_established": "1000\n", "udp_timeout": "0\n"}[name]
+
+    def reader(name: str) -> str:
+        try:
+            return read(name)
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    natural = natural_timeouts(reader)
+    assert natural[6][3] == 1000
+    assert natural[17] == {0: 30, 1: 120}, "0 would end every connection"
+    assert natural[0] == {0: 600}
+    assert natural[6].keys() == set(range(1, 10))
+    assert natural[132].keys() == set(range(1, 9))
+    assert all(t > 0 for states in natural.values() for t in states.values())
+
+
+def test_this_kernel() -> None:
+    assert natural_timeouts()[6][3] > 0
+
+
+def test_announcements() -> None:
+    assert announce_delays(1) == []
+    assert [round(x, 3) for x in announce_delays(4)] == [0.1, 0.2, 0.3]
