@@ -11,7 +11,7 @@ from types import ModuleType
 from bench import report, tools
 from hak2k.lab import PrivilegeError, ensure_privileges, privileged
 
-NAMES = ("flip", "latency", "size", "load", "crash")
+NAMES = ("flip", "latency", "size", "load", "crash", "codec")
 
 
 def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
@@ -25,9 +25,7 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure")
     parser.add_argument("--quick", action="store_true", help="smaller: does it work at all?")
-    parser.add_argument(
-        "--strict", action="store_true", help="exit status 1 if a target is missed"
-    )
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if a target is missed")
     found = parser.parse_args()
     for name in found.names:
         if name not in modules:

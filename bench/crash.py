@@ -151,9 +151,7 @@ class Engines:
         self._synced("fw2")
 
     def _engine(self, node: Node) -> rig.Engine:
-        return rig.Engine(
-            node, self.psk, heartbeat_ms=HEARTBEAT_MS, dead_after_ms=DEAD_AFTER_MS
-        )
+        return rig.Engine(node, self.psk, heartbeat_ms=HEARTBEAT_MS, dead_after_ms=DEAD_AFTER_MS)
 
     def _synced(self, name: str) -> None:
         engine = self.engines[name]
@@ -224,15 +222,13 @@ def _round(cluster: Cluster, streams: Streams) -> dict[str, Any]:
 
 def run(options: Options) -> Result:
     crashes = options.pick(10, 4)
-    rounds = []
     with Lab() as lab:
         cluster: Cluster = Daemons(lab) if _daemons_exist() else Engines(lab)
         try:
             streams = Streams(lab)
             try:
                 until(lambda: len(streams.gaps()) >= 2, 5, "traffic in both directions")
-                for _ in range(crashes):
-                    rounds.append(_round(cluster, streams))
+                rounds = [_round(cluster, streams) for _ in range(crashes)]
             finally:
                 streams.close()
         finally:

@@ -70,7 +70,13 @@ class Stream:
 def _series(
     lab: Lab, engine: rig.Engine, stream: Stream, flips: int, *, cold: bool = False
 ) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {"gate": [], "announce": [], "total": [], "first": [], "close": []}
+    found: dict[str, list[float]] = {
+        "gate": [],
+        "announce": [],
+        "total": [],
+        "first": [],
+        "close": [],
+    }
     missed = 0
     for _ in range(flips):
         if cold:

@@ -18,10 +18,7 @@ from typing import Any
 from hak2k import _core, gate
 from hak2k.lab import topology
 
-LOCAL = [
-    a.split("/")[0]
-    for a in (*topology.LAN_ADDRESSES, *topology.WAN_ADDRESSES)
-]
+LOCAL = [a.split("/")[0] for a in (*topology.LAN_ADDRESSES, *topology.WAN_ADDRESSES)]
 STARTING, PASSIVE, ACTIVE = 0, 1, 2
 SYNCING, RUNNING = 1, 3
 

@@ -31,7 +31,7 @@
 #include <sys/socket.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 
-enum { SLOTS_PER_TURN = 64, COMPLAIN_NS = 1000 * HAK_MS, EXPECT_TIMEOUT = 86400 };
+enum { SLOTS_PER_TURN = 64, COMPLAIN_NS = 1000 * HAK_MS };
 
 static struct hak_ct_form larval(const struct hak_apply *a)
 {
@@ -289,7 +289,7 @@ static int put_expect(struct hak_apply *a, const struct hak_record *rec)
 		return err;
 	w = hak_wr_on(a->out, sizeof a->out);
 	seq = ++a->e->apply_nl.seq;
-	if (hak_exp_put_timeout(&w, seq, &rec->expect, EXPECT_TIMEOUT))
+	if (hak_exp_put_timeout(&w, seq, &rec->expect, HAK_EXPECT_LARVAL))
 		return EINVAL;
 	return hak_apply_call(a, &w, seq, NULL);
 }

@@ -5,7 +5,11 @@
 
 #include "hak_engine_int.h"
 
-enum { HAK_BATCH = 64, HAK_OUT = 65536 };
+enum {
+	HAK_BATCH = 64,
+	HAK_OUT = 65536,
+	HAK_EXPECT_LARVAL = 86400,	/* seconds: above what any helper gives */
+};
 
 enum hak_phase {		/* of a full copy, on the passive side */
 	HAK_COPY_OFF,		/* nothing to do, or nobody to ask */
@@ -15,7 +19,8 @@ enum hak_phase {		/* of a full copy, on the passive side */
 	HAK_COPY_PURGE,		/* removing what the copy did not touch */
 };
 
-enum hak_pass { HAK_PASS_NONE, HAK_PASS_SURVEY, HAK_PASS_PURGE, HAK_PASS_SWEEP };
+enum hak_pass { HAK_PASS_NONE, HAK_PASS_SURVEY, HAK_PASS_PURGE, HAK_PASS_SWEEP,
+		HAK_PASS_SWEEP_EXPECTS };
 
 struct hak_apply {
 	struct hak_engine *e;
@@ -42,6 +47,7 @@ struct hak_apply {
 	bool purge_all;
 	uint64_t pass_began, pass_next, pass_done;
 	unsigned pass_buckets;
+	bool pass_disturbed;		/* the hash table was resized under it */
 	uint32_t longest;		/* survey: largest timeout seen, seconds */
 	uint32_t natural[256][16];
 

@@ -47,6 +47,7 @@ struct capture {
 	uint32_t generation;
 	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
 	unsigned list_buckets;
+	bool list_disturbed;		/* the hash table was resized under it */
 	struct hak_ctmsg msg;
 	struct mmsghdr mm[BATCH];
 	struct iovec iov[BATCH];
@@ -440,6 +441,7 @@ static bool list_request(struct capture *c)
 		return false;
 	memset(e->touched, 0, sizeof e->touched);
 	c->list_buckets = hak_nl_buckets();
+	c->list_disturbed = false;
 	return !hak_nl_send(&e->list_nl, &w);
 }
 
@@ -469,7 +471,7 @@ static void list_done(struct capture *c)
 	if (c->listing == LIST_FLOWS) {
 		/* What a resize hid, the peer would take for gone: list again.  What
 		 * is sent twice does no harm. */
-		if (hak_nl_buckets() == c->list_buckets)
+		if (!c->list_disturbed)
 			c->listing = LIST_EXPECTS;
 		if (!list_request(c))
 			list_abort(c);
@@ -495,6 +497,8 @@ static void list_chunk(struct capture *c)
 		list_abort(c);
 		return;
 	}
+	/* at each chunk: there and back again would look like nothing at the end */
+	c->list_disturbed |= hak_nl_buckets() != c->list_buckets;
 	r = hak_rd_on(c->chunk, n);
 	while (hak_rd_left(&r)) {
 		struct hak_ctmsg *m = &c->msg;

@@ -16,7 +16,8 @@
  * GRE's larvae bear FIXED_TIMEOUT, which nothing renews: the copy replaces them.
  *
  * After a swap the SWEEP gives every entry that still bears a larval timeout its
- * natural one; those that saw a packet have it already (the kernel did it).
+ * natural one; those that saw a packet have it already (the kernel did it).  Then it
+ * does the same for expectations, whose natural timeouts are their helpers' secret.
  *
  * All passes list unfiltered (a filtered listing holds its CPU for half a second
  * at a million buckets), one chunk at a time, between what the stream brings.
@@ -36,6 +37,8 @@ enum {
 	SLACK_S = 8,			/* of it, for rounding and for slow clocks */
 	TIMEOUT_MAX_S = 20 * 86400,	/* below what any HZ can hold */
 	SWEEP_BELOW_S = 2 * 86400,	/* larval minus this: no natural one is there */
+	EXPECT_S = 300,			/* nf_conntrack_ftp.c, _pptp.c, _sane.c, ... */
+	EXPECT_SIP_S = 3600,		/* nf_conntrack_sip.h: of a registration */
 };
 
 static bool ours(const struct hak_engine *e, const struct hak_flow *f)
@@ -56,13 +59,16 @@ static bool pass_begin(struct hak_apply *a, enum hak_pass pass)
 	a->pass = HAK_PASS_NONE;
 	hak_nl_close(&e->survey_nl);		/* an unfinished listing blocks its socket */
 	if (hak_nl_open(&e->survey_nl, HAK_NL_CALL_BUF) ||
-	    hak_ct_put_list(&w, ++e->survey_nl.seq) || hak_nl_send(&e->survey_nl, &w))
+	    (pass == HAK_PASS_SWEEP_EXPECTS ? hak_exp_put_list(&w, ++e->survey_nl.seq)
+					    : hak_ct_put_list(&w, ++e->survey_nl.seq)) ||
+	    hak_nl_send(&e->survey_nl, &w))
 		return false;
 	a->pass = pass;
 	a->pass_began = hak_now();
 	a->pass_next = 0;
 	a->pass_done = 0;
 	a->pass_buckets = buckets;
+	a->pass_disturbed = false;
 	a->longest = 0;
 	return true;
 }
@@ -120,6 +126,16 @@ static void sweep(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *
 		a->pass_done++;
 }
 
+/* An expectation is a hole in the firewall, so it may not stay open for a day. */
+static void sweep_expect(struct hak_apply *a, struct hak_wr *w, const struct hak_expect *x)
+{
+	bool registration = !strncmp(x->helper, "sip", 3) && !x->class_;
+
+	if (x->timeout > HAK_EXPECT_LARVAL / 2)
+		(void)hak_exp_put_timeout(w, ++a->e->apply_nl.seq, x,
+					  registration ? EXPECT_SIP_S : EXPECT_S);
+}
+
 /* One chunk of the listing.  True: the pass is complete. */
 static bool pass_chunk(struct hak_apply *a)
 {
@@ -132,6 +148,8 @@ static bool pass_chunk(struct hak_apply *a)
 
 	if (hak_nl_recv(&e->survey_nl, a->chunk, sizeof a->chunk, 0, &n))
 		return true;
+	/* at each chunk: there and back again would look like nothing at the end */
+	a->pass_disturbed |= hak_nl_buckets() != a->pass_buckets;
 	r = hak_rd_on(a->chunk, n);
 	while (hak_rd_left(&r)) {
 		struct hak_ctmsg *m = &a->msg;
@@ -142,6 +160,11 @@ static bool pass_chunk(struct hak_apply *a)
 		if (m->what == HAK_CT_DONE || m->what == HAK_CT_ERROR) {
 			done = true;
 			break;
+		}
+		if (m->what == HAK_CT_EXP_NEW) {
+			if (a->pass == HAK_PASS_SWEEP_EXPECTS)
+				sweep_expect(a, &w, &m->expect);
+			continue;
 		}
 		f = m->flow;	/* the calls below decode into a->msg */
 		if (!ours(e, &f))
@@ -233,15 +256,21 @@ void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries)
 	}
 }
 
+static void swept(struct hak_engine *e, uint64_t began, uint64_t done)
+{
+	hak_count_n(&e->stats, HAK_STAT_SWEPT, done);
+	hak_emit(e, HAK_EV_SWEEP_DONE, done, 0, hak_now() - began, NULL);
+}
+
 static void pass_complete(struct hak_apply *a)
 {
 	struct hak_engine *e = a->e;
 	enum hak_pass pass = a->pass;
-	uint64_t done = a->pass_done;
+	uint64_t done = a->pass_done, began = a->pass_began;
 
 	a->pass = HAK_PASS_NONE;
 	/* A resize hid entries from this pass: once more, until one was undisturbed. */
-	if (hak_nl_buckets() != a->pass_buckets && pass_begin(a, pass)) {
+	if (a->pass_disturbed && pass_begin(a, pass)) {
 		a->pass_done = done;
 		return;
 	}
@@ -265,8 +294,13 @@ static void pass_complete(struct hak_apply *a)
 			 NULL);
 		break;
 	case HAK_PASS_SWEEP:
-		hak_count_n(&e->stats, HAK_STAT_SWEPT, a->pass_done);
-		hak_emit(e, HAK_EV_SWEEP_DONE, a->pass_done, 0, hak_now() - a->pass_began, NULL);
+		if (!pass_begin(a, HAK_PASS_SWEEP_EXPECTS))
+			swept(e, began, done);
+		a->pass_began = began;		/* both count as one */
+		a->pass_done = done;
+		break;
+	case HAK_PASS_SWEEP_EXPECTS:
+		swept(e, began, done);
 		break;
 	case HAK_PASS_NONE:
 		break;
@@ -279,7 +313,7 @@ static void passive_step(struct hak_apply *a)
 	bool can = atomic_load(&e->session_up) && atomic_load(&e->peer_alive) &&
 		   atomic_load(&e->peer_mode) == 2;
 
-	if (a->pass == HAK_PASS_SWEEP)
+	if (a->pass == HAK_PASS_SWEEP || a->pass == HAK_PASS_SWEEP_EXPECTS)
 		a->pass = HAK_PASS_NONE;	/* we stepped down during it */
 	if (atomic_load(&e->sync_needed))
 		copy_off(a);

@@ -491,6 +491,10 @@ class Node:
         else:
             word = "open" if active else "closed"
             self._news("gate.missing", f"the gate was made again, {word}: {why}")
+        if self.state.role is Role.PASSIVE and self.state.synced:
+            # Packets that came in meanwhile made ordinary entries of larvae.
+            self._attempt("sync", self.engine.want_sync)
+            self.feed(model.SyncLost())
 
     # --- for the commands ---
 

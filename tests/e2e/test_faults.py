@@ -100,7 +100,7 @@ def test_one_link_cut_is_only_an_event(duo: Duo, link: str, name: str, how: str)
         assert roles(duo, fw, before[fw.name]) == []
         assert not {"peer.dead", "stream.lost", "sync.start", "sync.sent"} & set(found), found
     duo.equal()
-    duo.unharmed(*duo.lab.fw, gap_ms=1000)
+    duo.unharmed(*duo.lab.fw, gap_ms=3000)
 
 
 def test_both_links_cut_for_three_seconds(duo: Duo) -> None:
@@ -150,7 +150,7 @@ def test_passive_restarted_five_times_under_churn(duo: Duo) -> None:
         assert one_active_and_equal(duo) is active
         watch.never_both()
     assert roles(duo, active, before) == []
-    duo.unharmed(active, gap_ms=1000)
+    duo.unharmed(active, gap_ms=3000)
 
 
 def test_active_restarted_under_churn(duo: Duo) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from hak2k.lab import Lab, privileged
-from tests.hostile.bench import Bench
+
+pytest.register_assert_rewrite("tests.hostile.bench")
+
+from tests.hostile.bench import Bench  # noqa: E402: after the rewrite is asked for
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,10 +20,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs CAP_NET_ADMIN and CAP_SYS_ADMIN"))
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
+@pytest.fixture(scope="module")
+def laboratory() -> Iterator[Lab]:
     with Lab() as made:
         yield made
+
+
+@pytest.fixture
+def lab(laboratory: Lab) -> Lab:
+    """One for all tests of a module, with empty tables; engines are made anew."""
+    for node in laboratory.fw:
+        node.ct.flush()
+    return laboratory
 
 
 @pytest.fixture

@@ -66,8 +66,10 @@ def flooding(lab: Lab, lines: list[str], seconds: float = SECONDS) -> Iterator[s
     process.stdin.write("\n".join(lines))
     process.stdin.close()
     process.stdin = None
-    yield process
-    assert process.wait(20) == 0
+    assert process.stdout is not None
+    with process.stdout:
+        yield process
+        assert process.wait(20) == 0
 
 
 def entry(number: int) -> Entry:
@@ -116,7 +118,6 @@ def test_garbage_at_full_speed(lab: Lab) -> None:
                 lab.fw1.ct.create(*[entry(done + n) for n in range(50)])
                 done += 50
                 until(lambda: len(lab.fw2.conntrack()) >= done, 10, "replication under the flood")
-            assert process.stdout is not None
             sent = int(process.stdout.read())
         both.settled()
         assert done >= 200, "hardly anything was replicated meanwhile"

@@ -425,6 +425,22 @@ def test_ftp_server_behind_dnat(two: Pair) -> None:
             both_keep_quiet(two)
 
 
+def test_ftp_in_a_zone_keeps_its_control_connection(two: Pair) -> None:
+    """The kernel does not tell an expectation's zone, so what was announced before the
+    swap is lost.  That must be all: no failure, and new announcements work."""
+    with FtpSession(two.lab, t.ZONE_CLIENT4) as ftp:
+        assert ftp.transfer(*ftp.announce(), 10_000)
+        ftp.announce()
+        two.fence()
+        equal(two)
+        assert two.lab.fw2.expectations() == []
+        assert two.b.stats["apply.failed"] == 0, two.report()
+        swap(two)
+        assert ftp.say("226 done", from_server=True) == b"226 done\r\n"
+        assert ftp.transfer(*ftp.announce(), 10_000)
+        both_keep_quiet(two)
+
+
 # -- there and back ------------------------------------------------------------------------
 
 

@@ -1,0 +1,65 @@
+"""The measurements: that they still run, and the one figure that no noise can move."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from bench import rig, size, tools
+from bench.report import Options, Table, percentile, render, text
+from hak2k.lab import Lab, privileged
+
+
+def test_percentile_is_a_value_that_was_measured() -> None:
+    values = [float(n) for n in range(1, 101)]
+    assert [percentile(values, p) for p in (0.0, 0.5, 0.99, 1.0)] == [1, 50, 99, 100]
+    assert percentile([7.0], 0.5) == 7
+    assert math.isnan(percentile([], 0.5))
+
+
+def test_three_digits_are_shown() -> None:
+    assert [text(v) for v in (0.125, 9.996, 12.34, 1234.5, 1000)] == [
+        "0.12", "10.0", "12.3", "1,234", "1,000",
+    ]  # fmt: skip
+
+
+def test_a_table_fits_a_terminal() -> None:
+    row = ("twelve thousand", *[1234567.0] * 6)
+    table = Table("title", [str(n) for n in range(7)], [row], ["word " * 40])
+    assert all(len(line) <= 80 for line in render(table).splitlines())
+
+
+@pytest.fixture(scope="module")
+def programs() -> None:
+    if not privileged():
+        pytest.skip("needs root")
+    tools.build()
+
+
+@pytest.mark.usefixtures("programs")
+def test_floor_programs_are_not_refused() -> None:
+    with Lab() as lab:
+        done = tools.run(
+            lab.fw1, "entries", "-m", "lives", "-n", 4096, "-r", 20000, "-f", 4096
+        )  # fmt: skip
+        assert done["errors"] == 0
+        assert lab.fw1.conntrack_count() == 4096
+
+
+@pytest.mark.usefixtures("programs")
+def test_lives_are_tracked_and_replicated() -> None:
+    with Lab() as lab:
+        rig.prepare(lab)
+        with rig.Pair(lab) as pair:
+            rig.lives(lab, 200, 2000)
+            pair.settled()
+            states = {e.tcp.state for e in lab.fw2.conntrack().values() if e.tcp}
+            assert states == {"TIME_WAIT"}
+            assert len(lab.fw2.conntrack()) == 200
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_life_stays_small() -> None:
+    [target] = size.run(Options(quick=True)).targets
+    assert target.met, f"{target.value:.1f} bytes"
