@@ -100,7 +100,7 @@ $(B)/venv: pyproject.toml | apt-deps
 		'$(PYTHON)' -m venv --clear $(VENV); \
 	fi
 	@echo 'venv: installing from PyPI'
-	@$(call quietly,$(B)/pip.log,$(BIN)/python -m pip install -U 'pip>=25.1' && $(BIN)/python -m pip install --group build --group test --group bench --group lint)
+	@$(call quietly,$(B)/pip.log,$(BIN)/python -m pip install -U 'pip>=25.1' && $(BIN)/python -m pip install --group build --group test --group lint)
 	@touch $@
 
 # ---- build ----------------------------------------------------------------------

@@ -110,7 +110,7 @@ def _measure(size: int, flips: int, *, cold: bool = False) -> dict[str, Any]:
             engine.call("passivate")
             filled = {"ns": 0}
             if size:
-                filled = tools.run(lab.fw2, "entries", "-m", "fill", "-n", size)
+                filled = tools.run(lab.fw2, "entries", "-m", "fill", "-n", size, timeout=300)
                 if filled["errors"]:
                     raise RuntimeError(f"{filled['errors']} entries refused: {filled['errno']}")
             lab.fw2.ct.create(_larva())

@@ -157,11 +157,14 @@ def machine() -> dict[str, Any]:
 
 
 def heading(about: dict[str, Any]) -> str:
-    return (
+    lines = (
         f"hak2k {about['hak2k']} ({about['core']}), wire {about['wire']}; "
         f"kernel {about['kernel']},\n{about['cpu']}, {about['cpus']} cpus, "
         f"load {about['load']:.1f}, Python {about['python']}"
     )
+    if about["load"] > 0.5 * about["cpus"]:
+        lines += "\nTHE MACHINE IS BUSY: latencies and maxima mean nothing, ratios little."
+    return lines
 
 
 def write(result: Result, about: dict[str, Any], options: Options, seconds: float) -> Path:

@@ -35,6 +35,7 @@ that are not named in the configuration.
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import json
 import re
@@ -170,6 +171,8 @@ def _nft(command: str, *, as_json: bool = False) -> str:
     try:
         import nftables
 
+        # Nftables() would find out too, but leave an object whose end fails noisily.
+        ctypes.CDLL("libnftables.so.1")
         context = nftables.Nftables()
     except (ImportError, OSError) as e:
         raise KernelError(_MISSING) from e

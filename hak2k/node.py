@@ -39,6 +39,8 @@ HANDOVER_TIMEOUT_S: Final = 2.0
 READY_WAIT_S: Final = 2.0  # a command waits that long for what it needs
 GATE_PROBE_S: Final = 0.25  # one netlink question
 GATE_CHECK_S: Final = 5.0  # a listing through libnftables
+STRANGERS_S: Final = 2.0  # between two looks at what was refused
+STRANGERS_AGAIN_S: Final = 60.0  # until the same is logged again
 TICK_S: Final = 0.25  # at the latest; the election names earlier times
 LOG_GAP_S: Final = 1.0  # between two events of one id that may come in floods
 
@@ -51,6 +53,14 @@ _NEWS: Final = {
     "hello.refused": "a handshake was refused",
     "sync.sent": "a full copy was sent",
     "sweep.done": "all taken-over entries have natural timeouts",
+}
+
+# Refusals that, without a peer, say why there is none: counter, text.
+_STRANGERS: Final = {
+    "drop.auth": "datagrams of another key arrive; compare psk_file on both nodes",
+    "drop.cluster": "datagrams of another cluster arrive; compare cluster.id",
+    "drop.version": "datagrams of another protocol version arrive; compare versions",
+    "drop.address": "datagrams come from an address that is no link's peer",
 }
 
 
@@ -103,6 +113,8 @@ class Node:
         self._gone = False  # said goodbye, and not heard since
         self._said: dict[str, tuple[float, int]] = {}  # id: when, not logged since
         self._gate_checked = 0.0
+        self._refused: dict[str, int] = {}  # counters of _STRANGERS as last seen
+        self._refused_said: dict[str, float] = {}
 
     # --- life ---
 
@@ -118,6 +130,7 @@ class Node:
         loop.add_reader(self.engine.fileno(), self.drain_engine)
         self._tick()
         self._every("gate", GATE_PROBE_S, self._probe_gate)
+        self._every("strangers", STRANGERS_S, self._look_for_strangers)
         if self.config.swap.garp_interval_s > 0:
             self._schedule_garp()
 
@@ -407,6 +420,24 @@ class Node:
             # Neither would win a tie-break.
             self._news("peer.conflict", f"the peer is called {info.serial} as well")
         self.feed(model.PeerStatus(_peer(info, info.alive and not self._gone)))
+
+    def _look_for_strangers(self) -> None:
+        """Two nodes that do not fit are silent to each other; tell why."""
+        try:
+            stats = self.engine.statistics()
+        except HakError as e:
+            self._news("daemon.error", str(e))
+            return
+        now = self._clock()
+        alone = self.state.peer is None or not self.state.peer.alive
+        for name, text in _STRANGERS.items():
+            count = stats.get(name, 0)
+            more = count - self._refused.get(name, 0)
+            self._refused[name] = count
+            said = self._refused_said.get(name, -STRANGERS_AGAIN_S)
+            if alone and more > 0 and now - said >= STRANGERS_AGAIN_S:
+                self._refused_said[name] = now
+                self.log.emit("hello.refused", text, counter=name, refused=count)
 
     # --- interfaces ---
 

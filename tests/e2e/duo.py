@@ -65,6 +65,12 @@ class Gate:
     def close(self) -> None:
         self._socket.close()
 
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class GateWatch:
     """Samples both gates, thousands of times a second, until the block ends.
@@ -219,11 +225,8 @@ class Duo:
     # -- what the kernels say ----------------------------------------------------
 
     def gate(self, fw: Node) -> str:
-        gate = Gate(fw)
-        try:
+        with Gate(fw) as gate:
             return gate.state()
-        finally:
-            gate.close()
 
     def gates(self) -> None:
         """The gates agree with the modes."""

@@ -6,11 +6,12 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
 from hak2k.lab import Lab, Node, until
-from tests.e2e.duo import Duo, Gate, GateWatch
+from tests.e2e.duo import Duo, GateWatch
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,26 @@ def only_one_ever(watch: GateWatch, lab: Lab, winner: Node) -> None:
     assert "open" not in others, watch.history
 
 
+def started_together(duo: Duo, first: str) -> None:
+    """Start both at once.  On a busy machine one may come so much later that it
+    finds the other past its start: then it is another story, and both try again."""
+    lab = duo.lab
+    for _ in range(5):
+        for fw in (lab.node(first), lab.other(first)):
+            lab.start(fw, wait=False)
+        for fw in lab.fw:
+            lab.daemons.wait_answering(fw)
+        boots = [
+            datetime.fromisoformat(duo.ask(fw, "info")["local"]["boot"]).timestamp()
+            for fw in lab.fw
+        ]
+        if abs(boots[0] - boots[1]) < 0.5:
+            return
+        for fw in lab.fw:
+            lab.kill(fw)
+    raise AssertionError("this machine never starts two processes within half a second")
+
+
 @pytest.mark.parametrize("first", ["fw1", "fw2"])
 @pytest.mark.parametrize(
     ("priorities", "serials", "winner"),
@@ -64,13 +85,10 @@ def test_two_started_together(
     lab = duo.lab
     configure(lab, priorities, serials)
     with GateWatch(lab) as watch:
-        for fw in (lab.node(first), lab.other(first)):
-            lab.start(fw, wait=False)
-        for fw in lab.fw:
-            lab.daemons.wait_answering(fw)
+        started_together(duo, first)
         duo.ready()
         watch.more(100)
-    assert duo.active is lab.node(winner)
+    assert duo.active is lab.node(winner), duo.report()
     only_one_ever(watch, lab, duo.active)
     for fw in lab.fw:
         roles = [i for i in duo.ids(fw) if i.startswith("role.")]
@@ -83,19 +101,17 @@ def test_one_alone_then_a_second(duo: Duo) -> None:
     """Alone: closed while it waits, then active.  The second joins as passive."""
     lab = duo.lab
     configure(lab, (0, 0), ("FW-B", "FW-A"))
-    gate = Gate(lab.fw1)
     begun = time.monotonic()
     lab.start(lab.fw1)
     assert duo.mode(lab.fw1) == "starting"
-    assert gate.state() == "closed"
+    assert duo.gate(lab.fw1) == "closed"
     info = duo.ask(lab.fw1, "info")
     assert info["peer"] is None
     assert info["local"]["state"] == "starting"
     duo.wait_mode(lab.fw1, "active")
     took = time.monotonic() - begun
     assert 1.0 <= took < 5.0  # the start wait, and the interpreter's own
-    assert gate.state() == "open"
-    gate.close()
+    assert duo.gate(lab.fw1) == "open"
     assert "no peer heard" in duo.wait_event(lab.fw1, "role.active")["reason"]
     info = duo.ask(lab.fw1, "info")
     assert (info["local"]["mode"], info["local"]["state"]) == ("active", "running")
@@ -144,12 +160,10 @@ def test_gate_left_open_is_closed_before_anything_else(duo: Duo) -> None:
     lab.start(lab.fw1)
     duo.wait_mode(lab.fw1, "active")
     lab.kill(lab.fw1)
-    gate = Gate(lab.fw1)
-    assert gate.state() == "open"
+    assert duo.gate(lab.fw1) == "open"
     lab.start(lab.fw1)
     assert duo.mode(lab.fw1) == "starting"
-    assert gate.state() == "closed"
-    gate.close()
+    assert duo.gate(lab.fw1) == "closed"
     duo.wait_mode(lab.fw1, "active")
 
 

@@ -21,9 +21,7 @@ class Bench:
 
     def __init__(self, lab: Lab, number: int = 2, *, peer_encrypts: bool = True, **options) -> None:
         self.lab = lab
-        self.side = Side(
-            lab.fw[number - 1], number, PSK, **({"dead_after_ms": 60_000} | options)
-        )
+        self.side = Side(lab.fw[number - 1], number, PSK, **({"dead_after_ms": 60_000} | options))
         self.peer = Peer(lab.fw[2 - number], 3 - number, PSK, encrypt=peer_encrypts)
         self.answers = number == 2
 

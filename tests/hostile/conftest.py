@@ -8,9 +8,10 @@ import pytest
 
 from hak2k.lab import Lab, privileged
 
+# So that its assertions say what they found; before it is imported.
 pytest.register_assert_rewrite("tests.hostile.bench")
 
-from tests.hostile.bench import Bench  # noqa: E402: after the rewrite is asked for
+from tests.hostile.bench import Bench  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,9 +47,7 @@ class Header:
     version: int = VERSION
 
     def pack(self) -> bytes:
-        return struct.pack(
-            ">BBHIQ", self.version, self.kind, self.cluster, self.session, self.seq
-        )
+        return struct.pack(">BBHIQ", self.version, self.kind, self.cluster, self.session, self.seq)
 
     @classmethod
     def unpack(cls, datagram: bytes) -> Header:
@@ -358,9 +356,7 @@ class Peer:
 
     # -- under keys ----------------------------------------------------------------
 
-    def seal(
-        self, kind: int, payload: bytes, seq: int | None = None, **header: Any
-    ) -> bytes:
+    def seal(self, kind: int, payload: bytes, seq: int | None = None, **header: Any) -> bytes:
         """A datagram of this session, with the next sequence of its kind."""
         assert self.session is not None
         if seq is None:

@@ -14,7 +14,7 @@ import pytest
 
 from hak2k.lab import Entry, Lab, Tuple, until
 from hak2k.lab.ctnl import CONFIRMED, SEEN_REPLY
-from tests.hostile.flood import PORT, packet
+from tests.hostile.flood import packet
 from tests.hostile.k2k import CONTROL, DATA, HELLO, WELCOME, Header
 from tests.pair import Pair, pair
 
@@ -109,6 +109,7 @@ def test_garbage_at_full_speed(lab: Lab) -> None:
     """Nobody is declared dead by it, and the stream goes on while it lasts."""
     with pair(lab) as both, Tap(lab) as tap:
         until(lambda: tap.of(CONTROL, "192.168.69.1"), 2, "a heartbeat")
+        handshakes = [side.stats["handshakes"] for side in (both.a, both.b)]
         before = drops(both.b)
         beats = both.b.stats["heartbeats.received"]
         done = 0
@@ -117,7 +118,7 @@ def test_garbage_at_full_speed(lab: Lab) -> None:
             while process.poll() is None:
                 lab.fw1.ct.create(*[entry(done + n) for n in range(50)])
                 done += 50
-                until(lambda: len(lab.fw2.conntrack()) >= done, 10, "replication under the flood")
+                until(lambda n=done: len(lab.fw2.conntrack()) >= n, 10, "replication")
             sent = int(process.stdout.read())
         both.settled()
         assert done >= 200, "hardly anything was replicated meanwhile"
@@ -129,8 +130,8 @@ def test_garbage_at_full_speed(lab: Lab) -> None:
         for side in (both.a, both.b):
             assert not side.saw("peer.dead")
             assert side.engine.peer()["alive"]
-            assert side.stats["handshakes"] == 1
             assert side.stats["stream.lost"] == 0
+        assert [side.stats["handshakes"] for side in (both.a, both.b)] == handshakes
         lab.fw1.ct.flush()
         until(lambda: not lab.fw2.conntrack(), 5, "the end of all connections")
 
@@ -141,7 +142,7 @@ def test_recorded_conversation_played_back(lab: Lab) -> None:
         both.a.close()
         until(lambda: not both.b.engine.peer()["alive"], 3, "the end of fw1")
         both.a.open()
-        until(lambda: both.b.stats["handshakes"] == 2, 5, "the second session")
+        until(lambda: both.b.stats["handshakes"] >= 2, 5, "the second session")
         both.a.activate()
         both.synced()
         for n in range(20):
@@ -150,23 +151,21 @@ def test_recorded_conversation_played_back(lab: Lab) -> None:
         until(lambda: len(lab.fw2.conntrack()) == 20, 5, "all connections")
         tape = [d for s, d in tap.collect() if s == "192.168.69.1"]
         kinds = Counter(d[1] for d in tape)
-        assert kinds[HELLO] and kinds[DATA] and kinds[CONTROL]
+        assert kinds.keys() >= {HELLO, DATA, CONTROL}
+        handshakes = [side.stats["handshakes"] for side in (both.a, both.b)]
         before = drops(both.b)
         inject(both, tape)
         until(lambda: (drops(both.b) - before).total() >= len(tape) - kinds[HELLO], 5, "refusals")
         lab.fw1.ct.create(entry(99))
         until(lambda: len(lab.fw2.conntrack()) == 21, 5, "the stream to go on")
         got = drops(both.b) - before
-        assert set(got) <= {
-            "drop.session", "drop.replay", "drop.duplicate", "drop.rate"
-        }  # fmt: skip
+        assert set(got) <= {"drop.session", "drop.replay", "drop.duplicate", "drop.rate"}
         assert got["drop.duplicate"] >= 1
         assert got["drop.replay"] >= 1
         for side in (both.a, both.b):
             assert side.engine.peer()["alive"]
             assert side.engine.stream()["synced"] == (side is both.b)
-        assert both.b.stats["handshakes"] == 2
-        assert both.a.stats["handshakes"] == 1
+        assert [side.stats["handshakes"] for side in (both.a, both.b)] == handshakes
 
 
 def test_offers_played_back_at_full_speed(lab: Lab) -> None:
@@ -178,6 +177,7 @@ def test_offers_played_back_at_full_speed(lab: Lab) -> None:
         both.a.activate()
         offers = until(lambda: tap.of(HELLO, "192.168.69.1"), 5, "an offer")
         both.synced()
+        handshakes = [side.stats["handshakes"] for side in (both.a, both.b)]
         before = drops(both.b)
         with flooding(lab, [offers[0].hex()], 1.0) as process:
             until(lambda: drops(both.b)["drop.rate"] > 1000, 5, "the flood")
@@ -190,8 +190,7 @@ def test_offers_played_back_at_full_speed(lab: Lab) -> None:
         assert not both.b.saw("slip")
         for side in (both.a, both.b):
             assert side.engine.peer()["alive"]
-        assert both.a.stats["handshakes"] == 1
-        assert both.b.stats["handshakes"] == 2
+        assert [side.stats["handshakes"] for side in (both.a, both.b)] == handshakes
 
 
 @pytest.mark.parametrize("encrypt", [False, True])

@@ -140,9 +140,7 @@ def test_offer_of_a_later_version(bench: Bench) -> None:
     hello = bench.peer.own_hello(wire_max=9, flags=0xFF)
     datagram, handshake, _ = bench.peer.offer(hello, payload=hello.pack() + b"more")
     bench.peer.raw(datagram)
-    bench.peer.session = bench.peer.understand(
-        bench.peer.wait_kind(WELCOME), handshake, hello
-    )
+    bench.peer.session = bench.peer.understand(bench.peer.wait_kind(WELCOME), handshake, hello)
     bench.usable()
 
 
@@ -260,6 +258,7 @@ def test_recorded_offer_of_an_earlier_boot(mortal: Bench) -> None:
     mortal.peer.reboot()
     mortal.peer.connect()
     with mortal.expect("drop.replay"):
+        mortal.peer.control(heartbeat())
         mortal.peer.raw(recorded)
     die(mortal)
     mortal.peer.drain()
@@ -276,8 +275,10 @@ def test_peer_whose_clock_was_set_back(mortal: Bench) -> None:
     mortal.peer.boot_ms -= 86_400_000
     mortal.peer.boot_id ^= 1
     mortal.peer.stamp = 0
+    offer = mortal.peer.offer()[0]
     with mortal.expect("drop.replay"):
-        mortal.peer.raw(mortal.peer.offer()[0])
+        mortal.peer.control(heartbeat())
+        mortal.peer.raw(offer)
     die(mortal)
     mortal.peer.connect()
     mortal.usable()
@@ -360,9 +361,7 @@ def test_flood_does_not_keep_a_beginner_from_its_answer(beginner: Bench) -> None
     compute: here 2000 offers, and answers to nothing, between an offer and its answer."""
     handshake, theirs = beginner.peer.wait_offer()
     datagram, session = beginner.peer.welcome(handshake, theirs)
-    junk = [
-        Header(kind, NOBODY, 0).pack() + secrets.token_bytes(120) for kind in (HELLO, WELCOME)
-    ]
+    junk = [Header(kind, NOBODY, 0).pack() + secrets.token_bytes(120) for kind in (HELLO, WELCOME)]
     flood(beginner, junk, 1000)
     beginner.peer.raw(datagram)
     beginner.peer.session = session

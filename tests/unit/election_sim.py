@@ -139,7 +139,8 @@ class Node:
         w = self.world
         match kind:
             case "beat":
-                boot, priority, said, serial = body  # type: ignore[misc]
+                assert isinstance(body, tuple)
+                boot, priority, said, serial = body
                 self.heard_at = w.now
                 new = boot != self.peer_boot
                 revived = not self.peer_alive

@@ -55,7 +55,7 @@ INFO: dict[str, Any] = {
     "stream": {"lag_records": 0, "lag_ms": 0.0, "sequence": 99, "encrypted": True},
     "table": {"entries": 5, "equal": None, "as_of": 99, "age_ms": 0.0},
 }
-EVENTS = [
+EVENTS: list[dict[str, Any]] = [
     {"time": "2026-01-01T00:00:00.000Z", "id": "peer.up", "severity": "info", "message": "x"},
     {
         "time": "2026-01-01T00:00:01.000Z",

@@ -60,7 +60,7 @@ def serving(path: Path, handlers: dict[str, Handler] = HANDLERS) -> Iterator[lis
     """The server in a thread of its own; the faults of handlers."""
     faults: list[Exception] = []
     ready = threading.Event()
-    stop: list[Callable[[], None]] = []
+    stop: list[Callable[[], object]] = []
 
     async def main() -> None:
         server = Server(path, handlers, faults.append)

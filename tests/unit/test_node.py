@@ -56,7 +56,7 @@ class Rig:
             gate_build=self.build,
             gate_present=lambda spec: True,
         )
-        self.node.rules = replace(self.node.rules, start_wait=0.02, grace=0.02, stop_wait=0.05)
+        self.node.rules = replace(self.node.rules, start_wait=60, grace=0.02, stop_wait=0.05)
         self.core = cores[0]
         self.service = Service(self.node)
 
@@ -79,6 +79,11 @@ class Rig:
         assert await self.node.until(lambda: id in self.ids(), 3), self.ids()
         return self.event(id)
 
+    async def alone(self) -> None:
+        """Active, without a peer."""
+        self.node.rules = replace(self.node.rules, start_wait=0.0)
+        await self.becomes(Role.ACTIVE)
+
     async def passive(self) -> None:
         """Passive and ready, beside an active peer."""
         self.core.meet(mode=2, state=3, term=1)
@@ -89,7 +94,7 @@ class Rig:
 
     async def active(self) -> None:
         """Active, with a peer that is ready."""
-        await self.becomes(Role.ACTIVE)
+        await self.alone()
         self.core.meet(**READY_PEER)
         await self.logged("peer.up")
 
@@ -125,7 +130,7 @@ def test_the_first_heartbeat_says_what_is(tmp_path: Path) -> None:
 
 def test_alone(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
-        await rig.becomes(Role.ACTIVE)
+        await rig.alone()
         event = rig.event("role.active")
         assert event["gate_us"] == 40.0
         assert event["total_us"] == 90.0
@@ -155,6 +160,7 @@ def test_passive_then_the_peer_dies(tmp_path: Path) -> None:
 def test_a_promotion_that_fails(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         rig.core.fail["activate"] = FakeCoreError("no gate", "kernel", 2)
+        rig.node.rules = replace(rig.node.rules, start_wait=0.0)
         await rig.logged("role.refused")
         assert rig.core.gate is False
         info = await rig.service.info({})
@@ -205,7 +211,7 @@ def test_force_in_vain(tmp_path: Path) -> None:
 
 def test_passive_without_a_peer(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
-        await rig.becomes(Role.ACTIVE)
+        await rig.alone()
         passive = rig.service.handlers()["passive"]
         with pytest.raises(RefusedError, match="--force"):
             await passive({"timeout": 0.1})
@@ -259,7 +265,7 @@ def test_stop_hands_over(tmp_path: Path) -> None:
 
 def test_stop_alone_leaves_the_gate_open(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
-        await rig.becomes(Role.ACTIVE)
+        await rig.alone()
         rig.node.stop()
         assert rig.node.finished is not None
         assert await asyncio.wait_for(rig.node.finished, 5) is True
@@ -270,7 +276,7 @@ def test_stop_alone_leaves_the_gate_open(tmp_path: Path) -> None:
 
 def test_interfaces(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
-        await rig.becomes(Role.ACTIVE)
+        await rig.alone()
         rig.node.on_snapshot(snapshot(lan=link("lan", 2, carrier=False)))
         assert rig.event("interface.down")["name"] == "lan"
         assert rig.event("quality.changed")["quality"] == 50
@@ -293,7 +299,7 @@ def test_interfaces(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", [None, False])
 def test_a_gate_that_was_tampered_with_active(tmp_path: Path, state: bool | None) -> None:
     async def check(rig: Rig) -> None:
-        await rig.becomes(Role.ACTIVE)
+        await rig.alone()
         rig.core.gate = state
         await rig.logged("gate.missing")
         assert rig.core.gate is True
@@ -406,6 +412,7 @@ def test_stats_are_flat(tmp_path: Path) -> None:
 
 def test_wait(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
+        await rig.alone()
         wait = rig.service.wait
         assert await wait({"mode": "active", "ready": True}) == {"mode": "active"}
         with pytest.raises(RefusedError, match=r"not so after 0\.05 s: mode active"):
@@ -428,7 +435,7 @@ def test_what_is_not_built_says_so(tmp_path: Path) -> None:
 
 def test_reload(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
-        await rig.becomes(Role.ACTIVE)
+        await rig.alone()
         write(tmp_path, GOOD.replace("weight = 100", "weight = 0", 1))
         assert await rig.service.reload({}) == {"changed": ["interface[0].weight"]}
         assert rig.event("config.reloaded")["keys"] == ["interface[0].weight"]

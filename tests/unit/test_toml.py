@@ -144,7 +144,8 @@ def quoted(text: str, kind: int) -> str:
 def test_whatever_stands_in_the_strings(
     entries: list[tuple[str, list[tuple[str, int]]]],
 ) -> None:
-    text, expected = "", {}
+    text = ""
+    expected: dict[Path, int] = {}
     for key, values in entries:
         expected[(key,)] = text.count("\n") + 1
         text += f"{key} = ["
