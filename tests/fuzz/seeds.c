@@ -1,9 +1,11 @@
-/* seeds.c DIR - write the seed corpus: DIR/record and DIR/ct, one small file a case.
+/* seeds.c DIR - write the seed corpus: DIR/NAME for fuzz_NAME, one small file a case.
  *
  * DIR/ct/kernel-* are not made here: they were received from a Linux 6.18. */
 #include <sys/stat.h>
 #include "hak_ct.h"
 #include "hak_wire.h"
+#include "hak_control.h"
+#include "fuzz_hello.h"
 #include "../c/flows.h"
 
 static const char *dir;
@@ -101,6 +103,58 @@ static void other_seeds(void)
 	save("ct", "control", &w);
 }
 
+static void control_seeds(void)
+{
+	static const struct hak_range ranges[] = { { 0, 1 }, { 5, 3 }, { 39, 65535 } };
+	const struct hak_heartbeat h = { 1, 1000, 900, 50, 60, 20 };
+	const struct hak_status st = { 2, 1, 100, 3, 7, 1700000000000 };
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+
+	hak_put_heartbeat(&w, &h);
+	hak_put_status(&w, &st);
+	save("control", "beat", &w);
+	w = hak_wr_on(buf, sizeof buf);
+	hak_put_ack(&w, &(struct hak_ack){ .next = 20, .applied = 10 });
+	hak_put_nack(&w, ranges, 3);
+	hak_put_ack(&w, &(struct hak_ack){ .next = 40, .applied = 40 });
+	save("control", "ack-nack", &w);
+	w = hak_wr_on(buf, sizeof buf);
+	hak_put_heartbeat(&w, &(struct hak_heartbeat){ .stream_next = 1u << 20,
+						       .stream_base = 1u << 19 });
+	hak_put_heartbeat(&w, &(struct hak_heartbeat){ .stream_next = UINT64_MAX,
+						       .stream_base = UINT64_MAX });
+	save("control", "jump", &w);
+}
+
+static void hello_seeds(void)
+{
+	struct hello_pair p = hello_pair();
+	struct hak_hello h = { .wire_min = 1, .wire_max = 1, .encrypt = true, .session = 77,
+			       .boot_id = 1, .boot_ms = 2, .stamp = 3, .serial = "FW-1",
+			       .model = "lab", .version = "1.0" };
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+
+	hak_wr_u8(&w, 0);
+	hak_put_hello(&w, &h);
+	save("hello", "payload", &w);
+	memset(h.serial, 's', sizeof h.serial - 1);
+	w = hak_wr_on(buf, sizeof buf);
+	hak_wr_u8(&w, 0);
+	hak_put_hello(&w, &h);
+	hak_wr_u32(&w, 0);		/* of a later version */
+	save("hello", "payload-long", &w);
+	w = hak_wr_on(buf, sizeof buf);
+	hak_wr_u8(&w, 1);
+	hak_wr_copy(&w, p.first, sizeof p.first);
+	save("hello", "first", &w);
+	w = hak_wr_on(buf, sizeof buf);
+	hak_wr_u8(&w, 2);
+	hak_wr_copy(&w, p.second, sizeof p.second);
+	save("hello", "second", &w);
+	w.base[33] ^= 1;
+	save("hello", "second-forged", &w);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -123,5 +177,7 @@ int main(int argc, char **argv)
 	expect_seeds(AF_INET, "expect4");
 	expect_seeds(AF_INET6, "expect6");
 	other_seeds();
+	control_seeds();
+	hello_seeds();
 	return t_end();
 }

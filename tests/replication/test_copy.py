@@ -406,7 +406,7 @@ def test_thousands_under_churn(lab: Lab, rng: random.Random, count: int, before:
             churn = Churn(ct, entries, rng.getrandbits(32))
             churn.start()
             two.begin()
-            for _ in range(3):
+            for _ in range(2):
                 wanted(two)
             churn.end()
             assert churn.rounds > 30
