@@ -150,7 +150,8 @@ class Pair:
 
         def quiet() -> bool:
             s = active.engine.stream()
-            return s["lag_records"] == 0 and s["sequence"] == passive.engine.stream()["acked"]
+            done = passive.engine.stream()["acked"]
+            return bool(s["lag_records"] == 0 and s["sequence"] == done)
 
         until(quiet, 10, "the stream to drain", detail=self.report)
 

@@ -7,6 +7,7 @@ tables from ctnetlink, frames at the switch's ports.
 from __future__ import annotations
 
 import re
+import socket
 import struct
 import threading
 import time
@@ -25,8 +26,8 @@ from hak2k.lab.netlink import (
     parse_attrs,
     text,
 )
-from hak2k.lab.topology import OPT_OUT_MARK
-from hak2k.lab.traffic import Traffic
+from hak2k.lab.topology import OPT_OUT_MARK, SERVER4
+from hak2k.lab.traffic import PLAIN_PORT, Traffic
 
 _GETSETELEM = 10 << 8 | 13
 _NETDEV = 5
@@ -237,7 +238,9 @@ class Duo:
         """What of a table is replicated."""
         return fw.conntrack(lambda e: not e.mark & OPT_OUT_MARK and where(e))
 
-    def equal(self, timeout: float = 5.0, where: Callable[[Entry], bool] = lambda e: True) -> Table:
+    def equal(
+        self, timeout: float = 10.0, where: Callable[[Entry], bool] = lambda e: True
+    ) -> Table:
         """Wait until both tables are equal and the passive's entries are larvae."""
         active, passive = self.active, self.passive
         last: Table = {}
@@ -333,12 +336,13 @@ class Duo:
 
 
 class Churn:
-    """Short TCP connections through the firewalls, one after the other."""
+    """Short TCP connections through the firewalls, one after the other; their
+    entries end soon after them."""
 
-    def __init__(self, lab: Lab, port: int = 7000) -> None:
-        from hak2k.lab.topology import SERVER4
-
-        self._lab, self._target = lab, (SERVER4, port)
+    def __init__(self, lab: Lab) -> None:
+        for fw in lab.fw:
+            fw.sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait=2")
+        self._lab, self._target = lab, (SERVER4, PLAIN_PORT)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.done = 0
@@ -353,10 +357,8 @@ class Churn:
         self._thread.join()
 
     def _run(self) -> None:
-        import socket
-
         # A pause: what is tested is not how fast this can be.
-        while not self._stop.wait(0.005):
+        while not self._stop.wait(0.01):
             with self._lab.client.socket(socket.AF_INET, socket.SOCK_STREAM) as s:
                 s.settimeout(5)
                 try:

@@ -131,6 +131,27 @@ def test_active_side_loses_its_links_one_after_the_other(duo: Duo) -> None:
     assert one_active_and_equal(duo) is active
 
 
+def test_active_loses_a_data_interface(duo: Duo) -> None:
+    """The better one takes over, by a hand-over; nothing swaps back afterwards."""
+    active, passive = duo.active, duo.passive
+    before = {fw.name: duo.position(fw) for fw in duo.lab.fw}
+    port = f"{active.name}-wan"
+    with GateWatch(duo.lab) as watch:
+        duo.lab.switch.down(port)
+        try:
+            duo.wait_mode(passive, "active", 5.0)
+            duo.unharmed(passive)
+            assert duo.ask(active, "info")["local"]["quality"] == 50
+        finally:
+            duo.lab.switch.up(port)
+        quality = duo.wait_event(active, "quality.changed", before[active.name])
+        assert (quality["before"], quality["quality"]) == (100, 50)
+        until(lambda: duo.ask(active, "info")["local"]["quality"] == 100, 5, "quality is back")
+        assert one_active_and_equal(duo) is passive
+        watch.never_both()
+    assert "handover.done" in duo.ids(active, before[active.name])
+
+
 def test_passive_restarted_five_times_under_churn(duo: Duo) -> None:
     """By turns in good order and not; as soon as it answers, and before."""
     active, passive = duo.active, duo.passive

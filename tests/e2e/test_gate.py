@@ -77,7 +77,8 @@ def test_not_one_frame_leaves_the_passive(duo: Duo) -> None:
         duo.ready()
         duo.progress()
         quiet_down(passive)
-        duo.equal()
+        # But for what it tried to say itself, from addresses that are gone again.
+        duo.equal(where=lambda entry: not entry.orig.src.endswith("99"))
         duo.lab.stop(passive)
         assert sum(passive.ping(target, timeout=0.1) for target in chatter_again) == 0
         assert tap.count(passive.name, "out") == 0, tap.report()

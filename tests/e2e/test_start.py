@@ -198,6 +198,7 @@ def test_log_format_json(duo: Duo) -> None:
     lab = duo.lab
     configure(lab, (0, 0), ("FW-A", "FW-B"))
     lab.start(lab.fw1, "--log-format", "json")
+    duo.wait_event(lab.fw1, "daemon.start")
     lab.stop(lab.fw1)
     lines = lab.daemons[lab.fw1].log.read_text().splitlines()
     events = [json.loads(line) for line in lines]

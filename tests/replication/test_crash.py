@@ -122,7 +122,7 @@ def raw_flows() -> Iterator[tuple[type[RawFlow], str]]:
 def test_raw_protocols(two: Pair) -> None:
     """SCTP, GRE, ESP, AH, UDP-Lite and DCCP: plain, translated, in a zone."""
     with RawPair(two.lab) as raw:
-        flows = []
+        flows: list[RawFlow] = []
         for seed, (kind, source) in enumerate(raw_flows()):
             flow = kind(raw, source, seed)
             flow.open()
@@ -140,7 +140,7 @@ def test_raw_protocols(two: Pair) -> None:
 def test_raw_protocols_to_a_published_address(two: Pair, kind: type[RawFlow]) -> None:
     """DNAT alone, and with SNAT."""
     with RawPair(two.lab) as raw:
-        flows = []
+        flows: list[RawFlow] = []
         for source in (t.ZONE_CLIENT4, t.SNAT_CLIENT4, t.ZONE_CLIENT6, t.SNAT_CLIENT6):
             if kind is not Ah or ":" not in source:
                 flow = published(kind)(raw, source, len(flows))
@@ -241,8 +241,8 @@ def test_acks_lost_before_the_crash_without_liberal_larvae(two: Pair) -> None:
         two.lab.crash(two.lab.fw1)
         for entry in two.lab.fw2.conntrack().values():
             if entry.tcp is not None:
-                strict = tuple(f & ~c.TCP_BE_LIBERAL for f in entry.tcp.flags)
-                two.lab.fw2.ct.update(replace(entry, tcp=replace(entry.tcp, flags=strict)))
+                there, back = (f & ~c.TCP_BE_LIBERAL for f in entry.tcp.flags)
+                two.lab.fw2.ct.update(replace(entry, tcp=replace(entry.tcp, flags=(there, back))))
         two.b.activate()
         find_acks(two.lab)
         assert bulk.streams == 8
@@ -270,19 +270,20 @@ def test_syn_before_the_swap_and_its_answer_after_it(two: Pair, keep: ExitStack)
     )
     listeners: dict[tuple[str, int], socket.socket] = {}
     pending = []
-    for to, port, *real, source in SYN_WAYS.values():
-        if tuple(real) not in listeners:
+    for to, port, address, number, source in SYN_WAYS.values():
+        real = (address, number)
+        if real not in listeners:
             family = through.family_of(to)
             listener = keep.enter_context(lab.server.socket(family, socket.SOCK_STREAM))
-            listener.bind(tuple(real))
+            listener.bind(real)
             listener.listen()
             listener.settimeout(5)
-            listeners[tuple(real)] = listener
+            listeners[real] = listener
         near = keep.enter_context(lab.client.socket(through.family_of(to), socket.SOCK_STREAM))
         near.bind((source, 0))
         near.setblocking(False)
         assert near.connect_ex((to, port)) == errno.EINPROGRESS
-        pending.append((near, listeners[tuple(real)]))
+        pending.append((near, listeners[real]))
     until(lambda: lab.server.counters()["held"] >= len(pending), 3, "every SYN is answered")
     equal(two)
     states = [e.tcp.state for e in lab.fw2.conntrack().values() if e.tcp]

@@ -69,10 +69,11 @@ def published(kind: type[RawFlow]) -> type[RawFlow]:
                 src, dst, seen = self.target, self.seen_source, there
             receiver.drain()
             sender.send(src, dst, self.protocol, payload)
-            return receiver.receive(
+            found: Packet | None = receiver.receive(
                 lambda p: p.protocol == self.protocol and p.src == seen and marker in p.payload,
                 timeout,
             )
+            return found
 
     Published.__name__ = f"Published{kind.__name__}"
     return Published
