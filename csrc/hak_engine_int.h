@@ -65,6 +65,7 @@ struct hak_link {
 struct hak_session {
 	bool live;
 	bool heard;			/* io: something came under its keys */
+	uint64_t began_ns;		/* io */
 	uint32_t local_id, peer_id;
 	struct hak_aead seal, open;
 	uint64_t control_seq;		/* tx_lock */

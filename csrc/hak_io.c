@@ -608,12 +608,14 @@ static void note_slip(struct io *io, uint64_t meant, uint64_t now)
 		atomic_store(&e->peer_heard_ns, grace);
 }
 
+/* A session that has just begun is given time to be heard: another offer now would only
+ * put a second one in its place. */
 static bool lonely(const struct io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
+	uint64_t heard = e->now.heard ? atomic_load(&e->peer_heard_ns) : e->now.began_ns;
 
-	return !e->now.heard ||
-	       now - atomic_load(&e->peer_heard_ns) > 2 * ms(e->cfg.heartbeat_ms);
+	return now > heard + 2 * ms(e->cfg.heartbeat_ms);
 }
 
 static uint64_t timers(struct io *io, uint64_t now)

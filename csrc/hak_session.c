@@ -143,6 +143,7 @@ static bool session_begin(struct hak_session *s, uint32_t local_id, const struct
 		return false;
 	}
 	s->live = true;
+	s->began_ns = hak_now();
 	s->local_id = local_id;
 	s->peer_id = peer->session;
 	s->peer = *peer;

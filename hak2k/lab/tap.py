@@ -9,6 +9,7 @@ out of a port that ought to be mute.
 from __future__ import annotations
 
 import ctypes
+import errno
 import socket
 import struct
 import time
@@ -282,6 +283,10 @@ class Tap:
                     data, address = tap.recvfrom(0xFFFF)
                 except BlockingIOError:
                     break
+                except OSError as error:
+                    if error.errno != errno.ENETDOWN:
+                        raise
+                    continue  # said once after the port was down; then it goes on
                 direction = "in" if address[2] == _PACKET_OUTGOING else "out"
                 self._frames.append(Frame(time.time(), port, direction, classify(data), data))
             _, lost = struct.unpack("II", tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
