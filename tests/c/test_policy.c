@@ -62,6 +62,26 @@ static void test_locals(void)
 	CHECK(!has("a00:1::1"));
 }
 
+/* An address of the other family in the very slot, with the same first bytes. */
+static void test_families_do_not_meet(void)
+{
+	uint8_t v4[16] = { 10, 0, 0, 1 }, v6[16] = { 10, 0, 0, 1 };
+	unsigned i = 0;
+
+	memset(&locals, 0, sizeof locals);
+	do {
+		v6[14] = (uint8_t)(++i >> 8);
+		v6[15] = (uint8_t)i;
+	} while (hak_local_hash(AF_INET6, v6) != hak_local_hash(AF_INET, v4) && i < 65535);
+	NEED(i < 65535);
+	CHECK(hak_locals_add(&locals, AF_INET6, v6));
+	CHECK(!hak_locals_has(&locals, AF_INET, v4));
+	CHECK(hak_locals_add(&locals, AF_INET, v4));
+	EQUAL(locals.n, 2);
+	CHECK(hak_locals_has(&locals, AF_INET, v4));
+	CHECK(hak_locals_has(&locals, AF_INET6, v6));
+}
+
 /* As many as it takes, with all the collisions that brings; not one more. */
 static void test_locals_full(void)
 {
@@ -209,6 +229,7 @@ static void test_exclude_local(void)
 int main(void)
 {
 	test_locals();
+	test_families_do_not_meet();
 	test_locals_full();
 	test_special();
 	test_local_flows();

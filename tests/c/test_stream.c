@@ -324,6 +324,17 @@ static void test_rx_jumps(void)
 	EQUAL(rx.next, 6);			/* 5 was kept */
 	CHECK(is_content(5, hak_rx_slot(&rx, 5)->bytes, hak_rx_slot(&rx, 5)->len));
 
+	/* what is held just below the base goes too, at once */
+	hak_rx_reset(&rx);
+	receive(2, 0);
+	CHECK(hak_rx_announce(&rx, 5, 3, 0));
+	EQUAL(hak_rx_slot(&rx, 2)->len, 0);
+	/* a base that is above all that was announced announces itself */
+	hak_rx_reset(&rx);
+	CHECK(hak_rx_announce(&rx, 3, 9, 0));
+	EQUAL(rx.top, 9);
+	EQUAL(rx.next, 9);
+
 	/* onto something held */
 	hak_rx_reset(&rx);
 	receive(7, 0);

@@ -69,7 +69,6 @@ def at(config: Path, key: str, text: str) -> str:
 # -- the configuration: 2 -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("check", [True, False], ids=["check", "run"])
 @pytest.mark.parametrize(
     ("overrides", "key", "line", "words"),
     [
@@ -95,10 +94,9 @@ def test_configuration(
     key: str,
     line: str,
     words: tuple[str, ...],
-    check: bool,
 ) -> None:
     config = lab.write_config("fw1", **overrides)
-    done = start(lab, after=("--check",) if check else ())
+    done = start(lab)
     error = refused(done, 2, *words)
     where = at(config, key, line).rsplit(": ", 1)[0]
     assert error.startswith(where), (error, where)
@@ -106,6 +104,13 @@ def test_configuration(
     assert key in error
     with Gate(lab.fw1) as gate:
         assert gate.state() == "missing"
+
+
+def test_check_says_the_same(lab: Lab) -> None:
+    config = lab.write_config("fw1", stream={"prot": 1})
+    error = refused(start(lab), 2)
+    assert refused(start(lab, after=("--check",)), 2) == error
+    assert error.startswith(f"{config}:")
 
 
 def test_two_interfaces_of_one_name(lab: Lab) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hak2k.lab import Entry, Lab, until
+from hak2k.lab import Entry, Faults, Lab, until
 from tests.pair import Pair, pair
 from tests.replication.tables import equal, table_faults
 from tests.replication.test_links import entries
@@ -170,3 +170,21 @@ def test_two_pairs_with_other_keys_do_not_meet(lab: Lab) -> None:
         two.b.passivate()
         two.synced()
         equal(two)
+
+
+def test_one_meeting_makes_one_session() -> None:
+    """However late an answer is, the next offer does not take its place at once."""
+    with Lab(wire=True) as lab:
+        assert lab.wire is not None
+        lab.wire.set(Faults(delay_ms=60))  # more than a heartbeat's interval
+        for _ in range(6):
+            two = Pair(lab, dead_after_ms=2000)
+            try:
+                two.meet()
+                until(lambda: two.a.saw("peer.alive") and two.b.saw("peer.alive"), 2)  # noqa: B023
+                beats = two.a.stats["heartbeats.received"]
+                until(lambda: two.a.stats["heartbeats.received"] > beats + 8, 2)  # noqa: B023
+                for side in (two.a, two.b):
+                    assert len(side.seen("session.up")) == 1, two.report()
+            finally:
+                two.close()
