@@ -86,7 +86,12 @@ def test_an_offer_goes_out_on_both_links_and_again(beginner: Bench) -> None:
     first = beginner.peer.wait_kind(HELLO)
     for _ in range(4):
         assert beginner.peer.wait_kind(HELLO) == first
+    said = [beginner.peer.wait_offer()[1]]
     until(lambda: beginner.peer.wait_kind(HELLO) != first, 3, "a new offer")
+    said.append(beginner.peer.wait_offer()[1])
+    assert said[0].boot_id == said[1].boot_id
+    assert said[0].session != said[1].session
+    assert said[0].stamp < said[1].stamp
 
 
 # -- forged ----------------------------------------------------------------------
@@ -256,7 +261,7 @@ def test_recorded_offer_of_an_earlier_boot(mortal: Bench) -> None:
     clock may be wrong, but whoever sends it cannot use the answer."""
     recorded = mortal.peer.offer()[0]
     mortal.peer.reboot()
-    mortal.peer.connect()
+    current = mortal.peer.connect()
     with mortal.expect("drop.replay"):
         mortal.peer.control(heartbeat())
         mortal.peer.raw(recorded)
@@ -268,6 +273,9 @@ def test_recorded_offer_of_an_earlier_boot(mortal: Bench) -> None:
     mortal.usable()
     assert mortal.drops() == before
     assert mortal.stat("handshakes") == 2
+    # and the answer has not made it forget what this boot has offered
+    with mortal.expect("drop.replay"):
+        mortal.peer.raw(current)
 
 
 def test_peer_whose_clock_was_set_back(mortal: Bench) -> None:

@@ -284,6 +284,16 @@ def test_asking_for_the_future_and_for_the_past(active: Bench) -> None:
     assert active.stat("tx.resent") == resent + 1
 
 
+def test_overtaken_status_is_history(bench: Bench) -> None:
+    late = bench.peer.seal(CONTROL, heartbeat() + status(mode=k2k.FAULT))
+    bench.peer.control(status(mode=k2k.STARTING))
+    until(lambda: bench.side.engine.peer()["mode"] == k2k.STARTING, 2, "the status")
+    beats = bench.stat("heartbeats.received")
+    bench.peer.raw(late)
+    until(lambda: bench.stat("heartbeats.received") > beats, 2, "the late one")
+    assert bench.side.engine.peer()["mode"] == k2k.STARTING
+
+
 # -- the stream, from both ends --------------------------------------------------
 
 
@@ -373,6 +383,36 @@ def test_no_nonce_is_used_twice(active: Bench) -> None:
     kinds = {kind for _, kind, _ in seen}
     assert kinds == {DATA, CONTROL}
     assert len({key for key, _, _ in seen}) == 2
+
+
+def test_a_new_session_publishes_from_zero(active: Bench) -> None:
+    sent = datagrams(active, 3)
+    assert [k2k.Header.unpack(d).seq for d in sent] == [0, 1, 2]
+    active.peer.reboot()
+    active.connect()
+    active.peer.drain()
+    following, base = struct.unpack(">QQ", active.peer.wait_record(HEARTBEAT)[-16:])
+    assert (following, base) == (0, 0)
+    assert k2k.Header.unpack(datagrams(active, 1)[0]).seq == 0
+
+
+def test_a_new_session_is_heard_from_zero(bench: Bench) -> None:
+    """And nothing that an old one left waiting for its turn is taken for the new one's."""
+    for n in (0, 1, 3, 4):
+        assert bench.peer.session is not None
+        seq = bench.peer.session.sent[DATA] + n
+        bench.peer.raw(bench.peer.seal(DATA, udp(FLOW_NEW, n), seq))
+    until(lambda: len(bench.side.node.conntrack()) == 2, 2, "what is in order")
+    bench.fence()
+    bench.peer.reboot()
+    bench.connect()
+    bench.passivate()  # with sequence 0
+    for n in range(10, 16):
+        bench.peer.data(udp(FLOW_NEW, n))
+    until(lambda: len(bench.side.node.conntrack()) == 8, 2, "the new session's")
+    bench.usable()
+    ports = sorted(e.orig.sport - 10000 for e in bench.side.node.conntrack().values())
+    assert ports == [0, 1, *range(10, 16)]
 
 
 # -- orderly end -----------------------------------------------------------------
