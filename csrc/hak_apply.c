@@ -122,7 +122,8 @@ static int call(struct hak_apply *a,
 
 int hak_apply_get(struct hak_apply *a, const struct hak_flow *f, struct hak_ctmsg *reply)
 {
-	struct hak_wr w = hak_wr_on(a->out, sizeof a->out);
+	uint8_t out[512];		/* a pass may have messages in a->out */
+	struct hak_wr w = hak_wr_on(out, sizeof out);
 	uint32_t seq = ++a->e->apply_nl.seq;
 
 	return hak_ct_put_get(&w, seq, f) ? EINVAL : hak_apply_call(a, &w, seq, reply);
@@ -287,9 +288,11 @@ static int put_expect(struct hak_apply *a, const struct hak_record *rec)
 	err = hak_apply_call(a, &w, seq, NULL);
 	if (err && err != EEXIST)
 		return err;
+	if (!err && a->phase == HAK_PHASE_RUNNING && a->scoped)
+		hak_recon_found(a, &a->found.missing, "missing expectation of", NULL);
 	w = hak_wr_on(a->out, sizeof a->out);
 	seq = ++a->e->apply_nl.seq;
-	if (hak_exp_put_timeout(&w, seq, &rec->expect, HAK_EXPECT_LARVAL))
+	if (hak_exp_put_timeout(&w, seq, &rec->expect, a->expect_larval))
 		return EINVAL;
 	return hak_apply_call(a, &w, seq, NULL);
 }
@@ -317,6 +320,18 @@ static void cure(struct hak_apply *a, const struct hak_record *rec)
 }
 
 /* ---- batches --------------------------------------------------------- */
+
+/* The entry of SYNC record i, as it is here. */
+static void saw(struct hak_apply *a, uint32_t i, struct hak_flow *here)
+{
+	const struct hak_flow *f = &a->recs[i].flow;
+
+	a->seen[i] = can_update(here, f) ? 1 : 2;
+	/* a child's master may have gone on either node first */
+	if (!(f->have & HAK_HAS_MASTER) && f->status & IPS_EXPECTED)
+		here->have &= ~(uint32_t)HAK_HAS_MASTER;
+	a->differs[i] = hak_flow_differs(here, f);
+}
 
 /* Send what is in `w`, whose messages bear base + index, and note each answer. */
 static void transact(struct hak_apply *a, const struct hak_wr *w, uint32_t base)
@@ -357,7 +372,7 @@ static void transact(struct hak_apply *a, const struct hak_wr *w, uint32_t base)
 			if (m->what == HAK_CT_ERROR)
 				a->result[i] = m->error;
 			else
-				a->seen[i] = can_update(&m->flow, &a->recs[i].flow) ? 1 : 2;
+				saw(a, i, &m->flow);
 		}
 	}
 }
@@ -430,20 +445,44 @@ static void flush_live(struct hak_apply *a)
 	}
 }
 
-/* SYNC records whose entries are mostly here: look, then write. */
-static void flush_copy(struct hak_apply *a)
+/* What does our kernel say about these SYNC records' entries? */
+static void look(struct hak_apply *a)
 {
 	uint32_t base;
 	struct hak_wr w = open_out(a, &base);
-	unsigned here = 0;
 
 	for (unsigned i = 0; i < a->n; i++) {
 		a->result[i] = 0;
 		a->seen[i] = 0;
+		a->differs[i] = false;
 		if (hak_ct_put_get(&w, base + i, &a->recs[i].flow))
 			a->result[i] = EINVAL;
 	}
 	transact(a, &w, base);
+	if (!a->scoped || a->phase != HAK_PHASE_RUNNING)
+		return;
+	for (unsigned i = 0; i < a->n; i++) {
+		const struct hak_flow *f = &a->recs[i].flow;
+
+		/* not a master that was sent along */
+		if (!hak_bit(a->e->rx_digest.marked, hak_digest_slot(&a->e->rx_digest, f)))
+			continue;
+		if (!a->seen[i])
+			hak_recon_found(a, &a->found.missing, "missing", f);
+		else if (a->differs[i])
+			hak_recon_found(a, &a->found.different, "different", f);
+		a->matched += a->seen[i] != 0;
+	}
+}
+
+/* SYNC records whose entries are mostly here: look, then write. */
+static void flush_copy(struct hak_apply *a)
+{
+	uint32_t base;
+	struct hak_wr w;
+	unsigned here = 0;
+
+	look(a);
 	w = open_out(a, &base);
 	for (unsigned i = 0; i < a->n; i++) {
 		const struct hak_flow *f = &a->recs[i].flow;
@@ -487,7 +526,9 @@ static void flush(struct hak_apply *a)
 	hak_count_n(&a->e->stats, HAK_STAT_APPLIED, a->n);
 	if (!a->copying)
 		flush_live(a);
-	else if (a->exists)
+	else if (a->phase == HAK_PHASE_RUNNING && !a->repair)
+		look(a);
+	else if (a->exists || (a->phase == HAK_PHASE_RUNNING && a->scoped))
 		flush_copy(a);
 	else
 		flush_new_copy(a);
@@ -496,7 +537,7 @@ static void flush(struct hak_apply *a)
 
 /* ---- records --------------------------------------------------------- */
 
-/* Something did not reach us and never will: only a full copy helps. */
+/* Something did not reach us and never will: the tables are to be compared. */
 static void stream_lost(struct hak_apply *a)
 {
 	struct hak_engine *e = a->e;
@@ -507,12 +548,15 @@ static void stream_lost(struct hak_apply *a)
 	hak_emit(e, HAK_EV_STREAM_LOST, 0, 0, 0, NULL);
 }
 
-static void on_record(struct hak_apply *a)
+/* False: it is no K2K. */
+static bool on_record(struct hak_apply *a)
 {
 	struct hak_engine *e = a->e;
 	struct hak_record *rec = &a->recs[a->n];
 	bool copying = rec->type == HAK_REC_FLOW_SYNC;
 
+	if (a->e->rx_digest.open)
+		hak_recon_touch(a, rec);
 	switch (rec->type) {
 	case HAK_REC_FLOW_NEW:
 	case HAK_REC_FLOW_UPDATE:
@@ -528,7 +572,7 @@ static void on_record(struct hak_apply *a)
 		a->copied += copying;
 		if (++a->n == HAK_BATCH)
 			flush(a);
-		return;
+		return true;
 	}
 	/* All others stand between what was before and what comes after. */
 	struct hak_record r = *rec;
@@ -554,9 +598,16 @@ static void on_record(struct hak_apply *a)
 	case HAK_REC_HANDOVER:
 		hak_emit(e, HAK_EV_HANDOVER, r.term, 0, 0, NULL);
 		break;
+	case HAK_REC_RECON_BEGIN:
+	case HAK_REC_RECON_LISTED:
+	case HAK_REC_RECON_CLOSE:
+	case HAK_REC_RECON_SUMS:
+	case HAK_REC_RECON_MARKED:
+		return !hak_recon_on_record(a, r.type, r.body);
 	default:
 		hak_count(&e->stats, HAK_STAT_DROP_RECORD);	/* CONTROL in the stream */
 	}
+	return true;
 }
 
 static void on_payload(struct hak_apply *a, const struct hak_held *h)
@@ -572,6 +623,11 @@ static void on_payload(struct hak_apply *a, const struct hak_held *h)
 			hak_count(&e->stats, HAK_STAT_DROP_RECORD);
 			continue;
 		}
+		if (!err) {
+			hak_count(&e->stats, HAK_STAT_RX_RECORDS);
+			if (!on_record(a))
+				err = HAK_EFORMAT;
+		}
 		if (err) {
 			/* authentic and yet not K2K: the rest cannot be trusted, and
 			 * what it said is lost */
@@ -579,8 +635,6 @@ static void on_payload(struct hak_apply *a, const struct hak_held *h)
 			stream_lost(a);
 			break;
 		}
-		hak_count(&e->stats, HAK_STAT_RX_RECORDS);
-		on_record(a);
 	}
 	if (fields)
 		hak_count_n(&e->stats, HAK_STAT_DROP_FIELD, fields);
@@ -613,8 +667,10 @@ static bool take_stream(struct hak_apply *a)
 	if (to - from > SLOTS_PER_TURN)
 		to = from + SLOTS_PER_TURN;
 	/* the io thread fills no slot below applied + window: these are ours */
-	for (uint64_t s = from; ours && s < to; s++)
+	for (uint64_t s = from; ours && s < to; s++) {
+		a->seq = s;
 		on_payload(a, hak_rx_slot(&e->rx, s));
+	}
 	flush(a);
 	pthread_mutex_lock(&e->rx_lock);
 	if (!e->rx_reset)
@@ -637,11 +693,12 @@ void *hak_apply_main(void *engine)
 {
 	struct hak_engine *e = engine;
 	static const uint64_t longest = 1000u * (uint64_t)HAK_MS;
-	struct hak_apply a;		/* 250 KB, mostly buffers */
+	struct hak_apply a;		/* 280 KB, mostly buffers */
 	struct pollfd p = { .fd = e->wake_apply, .events = POLLIN };
 
 	memset(&a, 0, sizeof a);
 	a.e = e;
+	a.expect_larval = HAK_EXPECT_LARVAL;
 	while (!atomic_load(&e->stop)) {
 		uint64_t wait;
 		struct timespec t;

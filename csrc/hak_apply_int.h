@@ -11,16 +11,35 @@ enum {
 	HAK_EXPECT_LARVAL = 86400,	/* seconds: above what any helper gives */
 };
 
-enum hak_phase {		/* of a full copy, on the passive side */
-	HAK_COPY_OFF,		/* nothing to do, or nobody to ask */
-	HAK_COPY_SURVEY,	/* looking at our own table first */
-	HAK_COPY_ASKED,		/* SYNC_WANT sent, SYNC_BEGIN awaited */
-	HAK_COPY_RUNNING,	/* between BEGIN and END */
-	HAK_COPY_PURGE,		/* removing what the copy did not touch */
+/* What the passive side is at, towards two equal tables (hak_recon.c, hak_sync.c). */
+enum hak_phase {
+	HAK_PHASE_OFF,		/* nothing to do, or nobody to ask */
+	/* a round of comparison */
+	HAK_PHASE_WANT,		/* RECON_WANT sent, RECON_BEGIN awaited */
+	HAK_PHASE_LISTING,	/* both nodes sum up their tables */
+	HAK_PHASE_CLOSING,	/* both have; RECON_CLOSE awaited */
+	HAK_PHASE_NARROW,	/* asking for sums, from the top down */
+	HAK_PHASE_MARKING,	/* telling which slots are unequal */
+	/* a copy, of these slots or of all */
+	HAK_PHASE_SURVEY,	/* looking at our own table first */
+	HAK_PHASE_ASKED,	/* SYNC_WANT sent, SYNC_BEGIN awaited */
+	HAK_PHASE_RUNNING,	/* between BEGIN and END */
+	HAK_PHASE_PURGE,	/* removing what the copy did not touch */
 };
 
-enum hak_pass { HAK_PASS_NONE, HAK_PASS_SURVEY, HAK_PASS_PURGE, HAK_PASS_SWEEP,
-		HAK_PASS_SWEEP_EXPECTS };
+enum hak_pass {
+	HAK_PASS_NONE,
+	HAK_PASS_DIGEST, HAK_PASS_DIGEST_EXPECTS,	/* sum up; make larvae of what is none */
+	HAK_PASS_SURVEY,				/* the longest timeout */
+	HAK_PASS_COUNT,					/* how many are in marked slots */
+	HAK_PASS_PURGE, HAK_PASS_PURGE_EXPECTS,
+	HAK_PASS_SWEEP, HAK_PASS_SWEEP_EXPECTS,
+};
+
+enum {	/* maps of unequal nodes, for shifts of 4, 8 and 12 */
+	HAK_NODE_LEVELS = 3,
+	HAK_NODE_WORDS = 1 << (HAK_DIGEST_BITS_MAX - HAK_DIGEST_FAN - 6),
+};
 
 struct hak_apply {
 	struct hak_engine *e;
@@ -32,14 +51,38 @@ struct hak_apply {
 	bool exists;			/* SYNC entries tend to be here already */
 	int result[HAK_BATCH];		/* errno of each, 0 = done */
 	uint8_t seen[HAK_BATCH];	/* SYNC: 0 absent, 1 to be updated, 2 replaced */
+	bool differs[HAK_BATCH];	/* SYNC: present, but not as it should be */
+	uint64_t seq;			/* of the datagram that is being applied */
 	uint64_t complained_ns;		/* last apply.error event */
 	uint64_t full_ns;		/* last table.full event */
 
-	/* the copy */
 	enum hak_phase phase;
+	uint64_t phase_ns;		/* since when */
+
+	/* the comparison */
+	uint32_t round;
+	bool joining;			/* the node is not ready before it is over */
+	bool told;			/* SYNC_BEGIN was emitted */
+	bool repair;			/* else: only look */
+	bool residue;			/* only slots that were dirty each time are marked */
+	uint32_t verify_id;		/* who waits for it, 0: nobody */
+	bool own_done, peer_done;
+	uint32_t peer_entries;
+	unsigned shift;			/* level whose nodes' children are asked for */
+	uint32_t node_at, node_last;	/* on that level: next to look at, last asked for */
+	uint32_t marks_at, group_at;	/* chunks acknowledged, next group */
+	unsigned repairs;
+	uint64_t began_ns, scrub_ns, retry_ns;
+	struct hak_table found;
+	uint64_t matched;		/* looked at: in both tables */
+	char example[HAK_TEXT];
+	uint64_t unequal[HAK_NODE_LEVELS][HAK_NODE_WORDS];
+
+	/* the copy */
+	bool scoped;			/* of marked slots only */
 	uint32_t generation;
 	uint64_t mark_ns;		/* when the larval timeout in use was chosen */
-	uint64_t copy_began;
+	uint32_t expect_larval;		/* the same for expectations, seconds */
 	uint64_t copied;
 
 	/* the pass */
@@ -65,9 +108,30 @@ int hak_apply_get(struct hak_apply *a, const struct hak_flow *f, struct hak_ctms
 int hak_apply_delete(struct hak_apply *a, const struct hak_flow *f);
 
 /* hak_sync.c */
+bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass);
+bool hak_apply_ours(const struct hak_engine *e, const struct hak_flow *f);
+void hak_apply_phase(struct hak_apply *a, enum hak_phase phase);
+void hak_copy_begin(struct hak_apply *a, bool scoped);
+void hak_copy_ask(struct hak_apply *a);
 void hak_sync_on_begin(struct hak_apply *a, uint32_t generation);
 void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries);
 /* Do a little; returns how many ns until there is more to do (UINT64_MAX: wait). */
 uint64_t hak_sync_step(struct hak_apply *a);
+
+/* hak_recon.c */
+void hak_recon_start(struct hak_apply *a, const struct hak_verify *v);
+void hak_recon_off(struct hak_apply *a);
+/* A record of the comparison.  HAK_EFORMAT: it is none. */
+enum hak_err hak_recon_on_record(struct hak_apply *a, uint8_t type, struct hak_rd body);
+void hak_recon_touch(struct hak_apply *a, const struct hak_record *rec);
+void hak_recon_sum(struct hak_apply *a, const struct hak_flow *f);
+void hak_recon_sum_expect(struct hak_apply *a, const struct hak_expect *x);
+void hak_recon_listed(struct hak_apply *a);		/* our own table is summed up */
+void hak_recon_counted(struct hak_apply *a);
+void hak_recon_copied(struct hak_apply *a);
+void hak_recon_found(struct hak_apply *a, uint32_t *counter, const char *what,
+		     const struct hak_flow *f);
+/* ns until it has something to do */
+uint64_t hak_recon_step(struct hak_apply *a);
 
 #endif

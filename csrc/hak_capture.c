@@ -5,21 +5,13 @@
  * full.  While events come fast it naps between reads so that they queue up: being
  * woken for each costs more than reading them.
  *
- * A full copy (the peer asked with SYNC_WANT) is a listing of the table sent as
- * SYNC records in the same stream.  The kernel fills a chunk of the listing while
- * the one before it is being read, so a chunk may be older than events already
- * sent.  Therefore every event since then leaves its mark in `touched`; a listed
- * entry that hits a mark is read anew, one by one, and so is current.  Together
- * with in-order delivery the copy needs no lock and no memory of entries.
- *
  * Helpers change sequence adjustments without any event, and just after they made
  * an expectation: so an expectation's master is read at once and once more later.
  *
  * Not handled: conntrack templates (never confirmed, never listed); the secmark
  * (the kernel ignores it when entries are made).
  */
-#include "hak_engine_int.h"
-#include "hak_siphash.h"
+#include "hak_capture_int.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -27,32 +19,11 @@
 #include <linux/netfilter/nf_conntrack_common.h>
 
 enum {
-	BATCH = 64,
-	EVENT_BUF = 4096,
 	NAP_RATE = 20000,		/* events per second above which we nap */
 	NAP_NS = 1 * HAK_MS,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
-	GENERATIONS = 8,		/* of masters; H.323 has four */
-};
-
-enum listing { LIST_NONE, LIST_FLOWS, LIST_EXPECTS };
-
-struct capture {
-	struct hak_engine *e;
-	uint64_t rate_from, rate_events;
-	bool fast;			/* events come faster than NAP_RATE */
-	uint64_t poked;			/* stream sequence we last poked for */
-	enum listing listing;
-	uint32_t generation;
-	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
-	unsigned list_buckets;
-	bool list_disturbed;		/* the hash table was resized under it */
-	struct hak_ctmsg msg;
-	struct mmsghdr mm[BATCH];
-	struct iovec iov[BATCH];
-	uint8_t bytes[BATCH][EVENT_BUF];
-	uint8_t chunk[HAK_NL_BUF];
+	BUSY_NS = 5 * HAK_MS,		/* a listing's chunk that late goes before events */
 };
 
 /* ---- sending --------------------------------------------------------- */
@@ -87,7 +58,7 @@ static void await_window(struct hak_engine *e)
 
 /* Seal the open payload and send it.  Without a session, or once we have stepped down,
  * it is thrown away: whoever listens to us next begins with a full copy. */
-static void flush(struct hak_engine *e)
+void hak_say_flush(struct hak_engine *e)
 {
 	size_t n = hak_wr_len(&e->batch);
 	struct hak_sent *d;
@@ -126,7 +97,7 @@ out:
 #define PUT(e, put, ...) do { \
 	enum hak_err err_ = put(&(e)->batch, __VA_ARGS__); \
 	if (err_ == HAK_ESPACE) { \
-		flush(e); \
+		hak_say_flush(e); \
 		err_ = put(&(e)->batch, __VA_ARGS__); \
 	} \
 	if (err_) \
@@ -135,22 +106,26 @@ out:
 		(e)->batch_records++; \
 	} while (0)
 
-static void put_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
+void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
 {
 	PUT(e, hak_wire_put_flow, type, f);
+	if (e->tx_digest.open)
+		hak_bit_set(e->tx_digest.dirty, hak_digest_slot(&e->tx_digest, f));
 }
 
-static void put_expect(struct hak_engine *e, uint8_t type, const struct hak_expect *x)
+void hak_say_expect(struct hak_engine *e, uint8_t type, const struct hak_expect *x)
 {
 	PUT(e, hak_wire_put_expect, type, x);
+	if (e->tx_digest.open)
+		hak_bit_set(e->tx_digest.dirty, hak_digest_expect_slot(&e->tx_digest, x));
 }
 
-static void put_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body)
+static void say_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body)
 {
 	PUT(e, hak_wire_put_raw, type, body->base, hak_wr_len(body));
 }
 
-static void put_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b, uint64_t b)
+void hak_say_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b, uint64_t b)
 {
 	uint8_t bytes[12];
 	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
@@ -158,34 +133,18 @@ static void put_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has
 	hak_wr_u32(&w, a);
 	if (has_b)
 		hak_wr_u64(&w, b);
-	put_raw(e, type, &w);
-}
-
-/* ---- what was touched since the listing's chunk was made ------------- */
-
-static void touch(struct hak_engine *e, const struct hak_flow *f)
-{
-	uint64_t h = hak_flow_hash(f, e->hash_key) % HAK_TOUCHED_BITS;
-
-	e->touched[h / 8] |= (uint8_t)(1u << (h % 8));
-}
-
-static bool was_touched(const struct hak_engine *e, const struct hak_flow *f)
-{
-	uint64_t h = hak_flow_hash(f, e->hash_key) % HAK_TOUCHED_BITS;
-
-	return e->touched[h / 8] >> (h % 8) & 1;
+	say_raw(e, type, &w);
 }
 
 /* ---- reading one entry ----------------------------------------------- */
 
-static bool wanted(const struct hak_engine *e, const struct hak_flow *f)
+bool hak_wanted(const struct hak_engine *e, const struct hak_flow *f)
 {
 	return hak_policy_wants(&e->cfg.policy, hak_engine_locals(e), f);
 }
 
 /* False: the kernel has no such entry (any more). */
-static bool fetch(struct hak_engine *e, const struct hak_flow *id, struct hak_flow *out)
+bool hak_fetch(struct hak_engine *e, const struct hak_flow *id, struct hak_flow *out)
 {
 	uint8_t buf[4096];
 	struct hak_wr w = hak_wr_on(buf, sizeof buf);
@@ -205,7 +164,7 @@ static bool fetch(struct hak_engine *e, const struct hak_flow *id, struct hak_fl
 	return true;
 }
 
-static void master_id(const struct hak_flow *child, struct hak_flow *id)
+void hak_master_id(const struct hak_flow *child, struct hak_flow *id)
 {
 	memset(id, 0, sizeof *id);
 	id->l3 = child->l3;
@@ -216,7 +175,7 @@ static void master_id(const struct hak_flow *child, struct hak_flow *id)
 	id->orig = child->master;
 }
 
-static struct hak_flow expect_master(const struct hak_expect *x)
+struct hak_flow hak_expect_master(const struct hak_expect *x)
 {
 	return (struct hak_flow){
 		.l3 = x->l3, .zone = x->zone, .zone_dir = x->zone_dir,
@@ -238,46 +197,46 @@ static void send_seqadj(struct hak_engine *e, const struct hak_flow *id)
 {
 	struct hak_flow f;
 
-	if (!fetch(e, id, &f) || !(f.have & HAK_HAS_SEQADJ) || !wanted(e, &f))
+	if (!hak_fetch(e, id, &f) || !(f.have & HAK_HAS_SEQADJ) || !hak_wanted(e, &f))
 		return;
 	f.have &= HAK_HAS_REPLY | HAK_HAS_SEQADJ;
-	put_flow(e, HAK_REC_FLOW_UPDATE, &f);
+	hak_say_flow(e, HAK_REC_FLOW_UPDATE, &f);
 }
 
 /* An entry found by listing or asked for: all of it, its masters before it. */
-static void send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generations)
+void hak_send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generations)
 {
 	if (f->have & HAK_HAS_MASTER) {
 		struct hak_flow id, m;
 
-		master_id(f, &id);
-		if (!generations || !fetch(e, &id, &m))
+		hak_master_id(f, &id);
+		if (!generations || !hak_fetch(e, &id, &m))
 			f->have &= ~(uint32_t)HAK_HAS_MASTER;	/* it went first */
-		else if (wanted(e, &m))
-			send_whole(e, &m, generations - 1);
+		else if (hak_wanted(e, &m))
+			hak_send_whole(e, &m, generations - 1);
 	}
-	put_flow(e, HAK_REC_FLOW_SYNC, f);
+	hak_say_flow(e, HAK_REC_FLOW_SYNC, f);
 }
 
 /* Whether an expectation is to be told, which is its master's affair: only the whole of
  * it has a mark, and where it ends behind a DNAT.  Its sequence adjustments, which
  * change without an event, go before. */
-static bool send_master_of(struct hak_engine *e, const struct hak_flow *id)
+bool hak_send_master_of(struct hak_engine *e, const struct hak_flow *id)
 {
 	struct hak_flow f;
 
 	/* Gone, and with it what was expected; or in a zone, which the kernel does not
 	 * tell of expectations: there it could not be found on the other side either. */
-	if (!fetch(e, id, &f) || !wanted(e, &f))
+	if (!hak_fetch(e, id, &f) || !hak_wanted(e, &f))
 		return false;
 	if (f.have & HAK_HAS_SEQADJ) {
 		f.have &= HAK_HAS_REPLY | HAK_HAS_SEQADJ;
-		put_flow(e, HAK_REC_FLOW_UPDATE, &f);
+		hak_say_flow(e, HAK_REC_FLOW_UPDATE, &f);
 	}
 	return true;
 }
 
-static void serve_fetches(struct capture *c, uint64_t *next)
+static void serve_fetches(struct hak_capture *c, uint64_t *next)
 {
 	struct hak_engine *e = c->e;
 	struct hak_ask a;
@@ -293,33 +252,33 @@ static void serve_fetches(struct capture *c, uint64_t *next)
 			return;
 		if (a.seqadj_only)
 			send_seqadj(e, &a.flow);
-		else if (fetch(e, &a.flow, &f) && wanted(e, &f))
-			send_whole(e, &f, GENERATIONS);
+		else if (hak_fetch(e, &a.flow, &f) && hak_wanted(e, &f))
+			hak_send_whole(e, &f, HAK_MASTERS);
 	}
 }
 
 /* ---- events ---------------------------------------------------------- */
 
-static void on_flow(struct capture *c, struct hak_ctmsg *m)
+static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
 	struct hak_flow *f = &m->flow;
 
 	if (c->listing)
-		touch(e, f);
-	if (!wanted(e, f)) {
+		hak_list_touch(e, f);
+	if (!hak_wanted(e, f)) {
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
 		/* Perhaps its mark opted out just now: it must not stay over there. */
 		if (m->what == HAK_CT_UPDATE &&
 		    hak_policy_concerns(&e->cfg.policy, hak_engine_locals(e), f))
-			put_flow(e, HAK_REC_FLOW_DESTROY, f);
+			hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
 		return;
 	}
 	if (m->what == HAK_CT_DESTROY) {
-		put_flow(e, HAK_REC_FLOW_DESTROY, f);
+		hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
 		return;
 	}
-	put_flow(e, m->what == HAK_CT_NEW ? HAK_REC_FLOW_NEW : HAK_REC_FLOW_UPDATE, f);
+	hak_say_flow(e, m->what == HAK_CT_NEW ? HAK_REC_FLOW_NEW : HAK_REC_FLOW_UPDATE, f);
 	if (f->have & HAK_HAS_SEQADJ)
 		return;
 	if (f->have & HAK_HAS_STATUS && f->status & IPS_SEQ_ADJUST)
@@ -327,26 +286,26 @@ static void on_flow(struct capture *c, struct hak_ctmsg *m)
 	if (m->what == HAK_CT_NEW && f->have & HAK_HAS_MASTER) {
 		struct hak_flow id;
 
-		master_id(f, &id);
+		hak_master_id(f, &id);
 		send_seqadj(e, &id);
 	}
 }
 
-static void on_expect(struct capture *c, struct hak_ctmsg *m)
+static void on_expect(struct hak_capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
 	struct hak_expect *x = &m->expect;
-	struct hak_flow id = expect_master(x);
+	struct hak_flow id = hak_expect_master(x);
 
-	if (!send_master_of(e, &id)) {
+	if (!hak_send_master_of(e, &id)) {
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
 		return;
 	}
-	put_expect(e, m->what == HAK_CT_EXP_NEW ? HAK_REC_EXP_NEW : HAK_REC_EXP_DESTROY, x);
+	hak_say_expect(e, m->what == HAK_CT_EXP_NEW ? HAK_REC_EXP_NEW : HAK_REC_EXP_DESTROY, x);
 	later(e, &id, hak_now() + SEQADJ_LATER_NS);
 }
 
-static void on_event_bytes(struct capture *c, const uint8_t *bytes, size_t n)
+static void on_event_bytes(struct hak_capture *c, const uint8_t *bytes, size_t n)
 {
 	struct hak_engine *e = c->e;
 	struct hak_rd r = hak_rd_on(bytes, n);
@@ -376,7 +335,7 @@ static void on_event_bytes(struct capture *c, const uint8_t *bytes, size_t n)
 }
 
 /* Read what waits, at most `rounds` times a batch.  True: there may be more. */
-static bool read_events(struct capture *c, unsigned rounds)
+bool hak_read_events(struct hak_capture *c, unsigned rounds)
 {
 	struct hak_engine *e = c->e;
 	bool idle = !atomic_load(&e->session_up);
@@ -384,17 +343,17 @@ static bool read_events(struct capture *c, unsigned rounds)
 	while (rounds--) {
 		int n;
 
-		for (unsigned i = 0; i < BATCH; i++) {
-			c->iov[i] = (struct iovec){ c->bytes[i], EVENT_BUF };
+		for (unsigned i = 0; i < HAK_READ_BATCH; i++) {
+			c->iov[i] = (struct iovec){ c->bytes[i], HAK_READ_BUF };
 			c->mm[i].msg_hdr = (struct msghdr){ .msg_iov = &c->iov[i], .msg_iovlen = 1 };
 		}
-		n = recvmmsg(e->events_nl.fd, c->mm, BATCH, MSG_DONTWAIT, NULL);
+		n = recvmmsg(e->events_nl.fd, c->mm, HAK_READ_BATCH, MSG_DONTWAIT, NULL);
 		if (n < 0 && errno == ENOBUFS) {
 			/* Events were lost; only a full copy makes the tables equal
 			 * again.  At once: more loss must not push it back. */
 			hak_count(&e->stats, HAK_STAT_OVERRUNS);
 			hak_emit(e, HAK_EV_OVERRUN, 0, 0, 0, NULL);
-			put_numbers(e, HAK_REC_SYNC_LOST, 0, false, 0);
+			hak_say_numbers(e, HAK_REC_SYNC_LOST, 0, false, 0);
 			continue;
 		}
 		if (n <= 0)
@@ -407,13 +366,13 @@ static bool read_events(struct capture *c, unsigned rounds)
 		}
 		for (int i = 0; i < n; i++)
 			on_event_bytes(c, c->bytes[i], c->mm[i].msg_len);
-		if (n < BATCH)
+		if (n < HAK_READ_BATCH)
 			return false;
 	}
 	return true;
 }
 
-static void measure(struct capture *c, uint64_t now)
+static void measure(struct hak_capture *c, uint64_t now)
 {
 	uint64_t span = now - c->rate_from;
 
@@ -424,134 +383,17 @@ static void measure(struct capture *c, uint64_t now)
 	c->rate_events = 0;
 }
 
-/* ---- the full copy --------------------------------------------------- */
-
-static bool list_request(struct capture *c)
-{
-	struct hak_engine *e = c->e;
-	uint8_t buf[256];
-	struct hak_wr w = hak_wr_on(buf, sizeof buf);
-	uint32_t seq = ++e->list_nl.seq;
-
-	/* A listing that was cut short leaves its socket busy: a new one. */
-	hak_nl_close(&e->list_nl);
-	if (hak_nl_open(&e->list_nl, HAK_NL_CALL_BUF))
-		return false;
-	if (c->listing == LIST_FLOWS ? hak_ct_put_list(&w, seq) : hak_exp_put_list(&w, seq))
-		return false;
-	memset(e->touched, 0, sizeof e->touched);
-	c->list_buckets = hak_nl_buckets();
-	c->list_disturbed = false;
-	return !hak_nl_send(&e->list_nl, &w);
-}
-
-/* The peer must not wait for an end that will not come: it asks anew. */
-static void list_abort(struct capture *c)
-{
-	c->listing = LIST_NONE;
-	put_numbers(c->e, HAK_REC_SYNC_LOST, c->generation, false, 0);
-}
-
-static void list_begin(struct capture *c, uint32_t generation)
-{
-	c->listing = LIST_FLOWS;
-	c->generation = generation;
-	c->list_began = hak_now();
-	c->list_sent = 0;
-	c->list_next = 0;
-	put_numbers(c->e, HAK_REC_SYNC_BEGIN, generation, false, 0);
-	if (!list_request(c))
-		list_abort(c);
-}
-
-static void list_done(struct capture *c)
-{
-	struct hak_engine *e = c->e;
-
-	if (c->listing == LIST_FLOWS) {
-		/* What a resize hid, the peer would take for gone: list again.  What
-		 * is sent twice does no harm. */
-		if (!c->list_disturbed)
-			c->listing = LIST_EXPECTS;
-		if (!list_request(c))
-			list_abort(c);
-		return;
-	}
-	c->listing = LIST_NONE;
-	put_numbers(e, HAK_REC_SYNC_END, c->generation, true, c->list_sent);
-	flush(e);
-	hak_count(&e->stats, HAK_STAT_SYNCS_SENT);
-	hak_count_n(&e->stats, HAK_STAT_SYNC_ENTRIES_SENT, c->list_sent);
-	hak_emit(e, HAK_EV_SYNC_SENT, c->list_sent, 0, hak_now() - c->list_began, NULL);
-}
-
-/* One chunk (some 130 entries); events come first, so it is called when none wait. */
-static void list_chunk(struct capture *c)
-{
-	struct hak_engine *e = c->e;
-	uint64_t began = hak_now();
-	struct hak_rd r;
-	size_t n;
-
-	if (hak_nl_recv(&e->list_nl, c->chunk, sizeof c->chunk, 0, &n)) {
-		list_abort(c);
-		return;
-	}
-	/* at each chunk: there and back again would look like nothing at the end */
-	c->list_disturbed |= hak_nl_buckets() != c->list_buckets;
-	r = hak_rd_on(c->chunk, n);
-	while (hak_rd_left(&r)) {
-		struct hak_ctmsg *m = &c->msg;
-		enum hak_err err = hak_ct_next(&r, m);
-
-		if (err) {
-			if (err != HAK_ESKIP)
-				hak_count(&e->stats, HAK_STAT_EVENTS_BAD);
-			continue;
-		}
-		if (m->what == HAK_CT_DONE) {
-			list_done(c);
-			return;
-		}
-		if (m->what == HAK_CT_ERROR) {
-			list_abort(c);
-			return;
-		}
-		if (m->what == HAK_CT_EXP_NEW) {
-			struct hak_flow id = expect_master(&m->expect);
-
-			if (send_master_of(e, &id))
-				put_expect(e, HAK_REC_EXP_NEW, &m->expect);
-			continue;
-		}
-		if (was_touched(e, &m->flow)) {
-			struct hak_flow f;
-
-			if (!fetch(e, &m->flow, &f))
-				continue;
-			m->flow = f;
-		}
-		if (!wanted(e, &m->flow))
-			continue;
-		send_whole(e, &m->flow, GENERATIONS);
-		c->list_sent++;
-	}
-	memset(e->touched, 0, sizeof e->touched);
-	/* half of the time at most, whatever the table's size */
-	c->list_next = hak_now() + (hak_now() - began);
-}
-
 /* ---- the loop -------------------------------------------------------- */
 
-static void drain_for_handover(struct capture *c)
+static void drain_for_handover(struct hak_capture *c)
 {
 	struct hak_engine *e = c->e;
 
-	while (read_events(c, 1000))
+	while (hak_read_events(c, 1000))
 		;
-	c->listing = LIST_NONE;		/* the next active will be asked anew */
-	put_numbers(e, HAK_REC_HANDOVER, e->drain_term, false, 0);
-	flush(e);
+	hak_list_off(c);		/* the next active will be asked anew */
+	hak_say_numbers(e, HAK_REC_HANDOVER, e->drain_term, false, 0);
+	hak_say_flush(e);
 	pthread_mutex_lock(&e->tx_lock);
 	uint64_t seq = e->tx.next;
 	pthread_mutex_unlock(&e->tx_lock);
@@ -564,7 +406,7 @@ static void drain_for_handover(struct capture *c)
 }
 
 /* The last datagram of a burst has no successor that would show its loss. */
-static bool poke(struct capture *c, uint64_t now)
+static bool poke(struct hak_capture *c, uint64_t now)
 {
 	struct hak_engine *e = c->e;
 	bool waiting;
@@ -592,7 +434,7 @@ static bool room_for_listing(struct hak_engine *e)
 	return room;
 }
 
-static void active_round(struct capture *c)
+static void active_round(struct hak_capture *c)
 {
 	struct hak_engine *e = c->e;
 	uint64_t fetch_due = UINT64_MAX, now, wait = 1000u * (uint64_t)HAK_MS;
@@ -600,27 +442,35 @@ static void active_round(struct capture *c)
 		{ .fd = e->events_nl.fd, .events = POLLIN },
 		{ .fd = e->wake_capture, .events = POLLIN },
 	};
-	uint32_t asked;
+	uint32_t asked, round;
 	bool drain, more;
 
-	more = read_events(c, 16);
+	more = hak_read_events(c, 16);
 	serve_fetches(c, &fetch_due);
 
 	pthread_mutex_lock(&e->q_lock);
 	asked = e->sync_asked;
 	e->sync_asked = 0;
+	round = e->sync_round;
 	drain = e->drain_asked;
+	c->mail.type = 0;
+	if (e->mail.type)
+		c->mail = e->mail;
+	e->mail.type = 0;
 	pthread_mutex_unlock(&e->q_lock);
 	if (drain) {
 		drain_for_handover(c);
 		return;
 	}
-	if (asked && !(c->listing && asked == c->generation))
-		list_begin(c, asked);
+	hak_list_mail(c);
+	if (asked && !(c->listing >= HAK_LIST_FLOWS && asked == c->generation))
+		hak_list_begin(c, asked, round);
 	now = hak_now();
-	if (c->listing && !more && now >= c->list_next && room_for_listing(e))
-		list_chunk(c);
-	flush(e);
+	/* Events come first, but under a load that never ends the tables must become
+	 * equal all the same. */
+	if (c->listing && now >= c->list_next + (more ? BUSY_NS : 0) && room_for_listing(e))
+		hak_list_chunk(c);
+	hak_say_flush(e);
 
 	now = hak_now();
 	measure(c, now);
@@ -658,7 +508,7 @@ static void active_round(struct capture *c)
 void *hak_capture_main(void *engine)
 {
 	struct hak_engine *e = engine;
-	struct capture c;		/* 300 KB, mostly buffers */
+	struct hak_capture c;		/* 300 KB, mostly buffers */
 	struct pollfd p = { .fd = e->wake_capture, .events = POLLIN };
 
 	memset(&c, 0, sizeof c);
@@ -670,7 +520,8 @@ void *hak_capture_main(void *engine)
 			continue;
 		}
 		/* not ours to publish: forget what was begun */
-		c.listing = LIST_NONE;
+		if (c.round || c.listing)
+			hak_list_off(&c);
 		batch_begin(e);
 		(void)poll(&p, 1, 1000);
 		hak_unwake(e->wake_capture);

@@ -1,5 +1,6 @@
 /* hak_control.c - see hak_control.h. */
 #include "hak_control.h"
+#include "hak_digest.h"
 #include "hak_wire.h"
 
 #define BODY(name, size) \
@@ -169,6 +170,166 @@ enum hak_err hak_get_hello(struct hak_rd r, struct hak_hello *h)
 	if (!get_name(&r, h->serial) || !get_name(&r, h->model) || !get_name(&r, h->version))
 		return r.bad ? HAK_ETRUNC : HAK_EFORMAT;
 	if (!r.bad && (!h->session || !h->serial[0] || h->wire_min > h->wire_max))
+		return HAK_EFORMAT;
+	return done(&r);
+}
+
+/* ---- comparison of the tables ---------------------------------------- */
+
+/* One form for all that say little more than their round. */
+void hak_put_round(struct hak_wr *w, uint8_t type, const struct hak_round *r)
+{
+	BODY(round, 9);
+	hak_wr_u32(&b, r->round);
+	hak_wr_u32(&b, r->entries);
+	hak_wr_u8(&b, r->bits);
+	EMIT(type);
+}
+
+enum hak_err hak_get_round(struct hak_rd r, struct hak_round *out)
+{
+	out->round = hak_rd_u32(&r);
+	out->entries = hak_rd_u32(&r);
+	out->bits = hak_rd_u8(&r);
+	if (!r.bad && out->bits &&
+	    (out->bits < HAK_DIGEST_BITS_MIN || out->bits > HAK_DIGEST_BITS_MAX))
+		return HAK_EFORMAT;
+	return done(&r);
+}
+
+static bool known_shift(uint8_t shift)
+{
+	return shift <= HAK_DIGEST_TOP && shift % HAK_DIGEST_FAN == 0;
+}
+
+static bool node_exists(uint8_t shift, uint32_t node)
+{
+	return node < (uint32_t)1 << (HAK_DIGEST_BITS_MAX - shift);
+}
+
+void hak_put_nodes(struct hak_wr *w, const struct hak_nodes *n)
+{
+	BODY(nodes, 5 + 4 * HAK_RECON_NODES);
+	hak_wr_u32(&b, n->round);
+	hak_wr_u8(&b, n->shift);
+	for (unsigned i = 0; i < n->n; i++)
+		hak_wr_u32(&b, n->node[i]);
+	EMIT(HAK_REC_RECON_ASK);
+}
+
+enum hak_err hak_get_nodes(struct hak_rd r, struct hak_nodes *out)
+{
+	out->round = hak_rd_u32(&r);
+	out->shift = hak_rd_u8(&r);
+	if (r.bad || !known_shift(out->shift) || !out->shift || !hak_rd_left(&r))
+		return HAK_EFORMAT;
+	for (out->n = 0; hak_rd_left(&r) && out->n < HAK_RECON_NODES; out->n++) {
+		out->node[out->n] = hak_rd_u32(&r);
+		if (r.bad || !node_exists(out->shift, out->node[out->n]))
+			return HAK_EFORMAT;
+	}
+	return done(&r);
+}
+
+enum hak_err hak_put_sums(struct hak_wr *w, const struct hak_sums *s)
+{
+	BODY(sums, 9 + 8 * HAK_RECON_SUMS);
+	hak_wr_u32(&b, s->round);
+	hak_wr_u8(&b, s->shift);
+	hak_wr_u32(&b, s->first);
+	for (unsigned i = 0; i < s->n; i++)
+		if (s->shift == HAK_DIGEST_TOP)
+			hak_wr_u64(&b, s->sum[i]);
+		else
+			hak_wr_u32(&b, (uint32_t)s->sum[i]);
+	return hak_wire_put_raw(w, HAK_REC_RECON_SUMS, body_, hak_wr_len(&b));
+}
+
+enum hak_err hak_get_sums(struct hak_rd r, struct hak_sums *out)
+{
+	out->round = hak_rd_u32(&r);
+	out->shift = hak_rd_u8(&r);
+	out->first = hak_rd_u32(&r);
+	if (r.bad || !known_shift(out->shift) || !hak_rd_left(&r))
+		return HAK_EFORMAT;
+	for (out->n = 0; hak_rd_left(&r); out->n++) {
+		if (out->n == HAK_RECON_SUMS || !node_exists(out->shift, out->first + out->n))
+			return HAK_EFORMAT;
+		out->sum[out->n] = out->shift == HAK_DIGEST_TOP ? hak_rd_u64(&r)
+								  : hak_rd_u32(&r);
+	}
+	return done(&r);
+}
+
+void hak_put_marks(struct hak_wr *w, const struct hak_marks *m)
+{
+	BODY(marks, 8 + 6 * HAK_RECON_GROUPS);
+	hak_wr_u32(&b, m->round);
+	hak_wr_u32(&b, m->chunk);
+	for (unsigned i = 0; i < m->n; i++) {
+		hak_wr_u32(&b, m->v[i].group);
+		hak_wr_u16(&b, m->v[i].slots);
+	}
+	EMIT(HAK_REC_RECON_MARK);
+}
+
+enum hak_err hak_get_marks(struct hak_rd r, struct hak_marks *out)
+{
+	out->round = hak_rd_u32(&r);
+	out->chunk = hak_rd_u32(&r);
+	if (r.bad || !hak_rd_left(&r))
+		return HAK_EFORMAT;
+	for (out->n = 0; hak_rd_left(&r) && out->n < HAK_RECON_GROUPS; out->n++) {
+		out->v[out->n].group = hak_rd_u32(&r);
+		out->v[out->n].slots = hak_rd_u16(&r);
+		if (r.bad || !node_exists(HAK_DIGEST_FAN, out->v[out->n].group))
+			return HAK_EFORMAT;
+	}
+	return done(&r);
+}
+
+void hak_put_verify(struct hak_wr *w, const struct hak_verify *v)
+{
+	BODY(verify, 5);
+	hak_wr_u32(&b, v->id);
+	hak_wr_u8(&b, v->repair);
+	EMIT(HAK_REC_VERIFY);
+}
+
+enum hak_err hak_get_verify(struct hak_rd r, struct hak_verify *out)
+{
+	out->id = hak_rd_u32(&r);
+	out->repair = hak_rd_u8(&r) & 1;
+	return done(&r);
+}
+
+void hak_put_table(struct hak_wr *w, const struct hak_table *t)
+{
+	BODY(table, 37);
+	hak_wr_u8(&b, t->equal);
+	hak_wr_u32(&b, t->verified);
+	hak_wr_u64(&b, t->as_of);
+	hak_wr_u32(&b, t->age_ms);
+	hak_wr_u32(&b, t->entries);
+	hak_wr_u32(&b, t->missing);
+	hak_wr_u32(&b, t->extra);
+	hak_wr_u32(&b, t->different);
+	hak_wr_u32(&b, t->repaired);
+	EMIT(HAK_REC_TABLE);
+}
+
+enum hak_err hak_get_table(struct hak_rd r, struct hak_table *t)
+{
+	t->equal = hak_rd_u8(&r);
+	t->verified = hak_rd_u32(&r);
+	t->as_of = hak_rd_u64(&r);
+	t->age_ms = hak_rd_u32(&r);
+	t->entries = hak_rd_u32(&r);
+	t->missing = hak_rd_u32(&r);
+	t->extra = hak_rd_u32(&r);
+	t->different = hak_rd_u32(&r);
+	t->repaired = hak_rd_u32(&r);
+	if (!r.bad && t->equal > 2)
 		return HAK_EFORMAT;
 	return done(&r);
 }

@@ -1,4 +1,5 @@
-/* hak_control.h - bodies of CONTROL records and of the handshake's payload.
+/* hak_control.h - bodies of CONTROL records, of those of the stream that compare the
+ * tables, and of the handshake's payload.
  *
  * Each get takes a cursor confined to one body and accepts longer ones: a later
  * version may append.  docs/wire.md has the diagrams.
@@ -37,6 +38,68 @@ struct hak_range {
 	uint64_t first;
 	uint16_t count;		/* > 0 */
 };
+
+/* ---- comparison of the tables (hak_digest.h, docs/wire.md) ---- */
+
+enum { HAK_RECON_NODES = 256, HAK_RECON_SUMS = 128, HAK_RECON_GROUPS = 200 };
+
+/* All of these name the round they belong to; its low HAK_ROUND_STEPS say which step
+ * of one comparison it is. */
+enum { HAK_ROUND_STEPS = 16 };
+
+/* RECON_WANT, BEGIN, LISTED, CLOSE_WANT, CLOSE, MARKED */
+struct hak_round {
+	uint32_t round;
+	uint32_t entries;	/* WANT, LISTED: of the sender's table.  MARKED: chunks */
+	uint8_t bits;		/* BEGIN: of a slot's number; 0: too different, copy all */
+};
+
+struct hak_nodes {		/* RECON_ASK */
+	uint32_t round;
+	uint8_t shift;		/* a node is 2^shift slots */
+	unsigned n;
+	uint32_t node[HAK_RECON_NODES];
+};
+
+struct hak_sums {		/* RECON_SUMS */
+	uint32_t round;
+	uint8_t shift;
+	uint32_t first;
+	unsigned n;
+	uint64_t sum[HAK_RECON_SUMS];	/* only the low half, but for the top's */
+};
+
+struct hak_marks {		/* RECON_MARK */
+	uint32_t round, chunk;
+	unsigned n;
+	struct { uint32_t group; uint16_t slots; } v[HAK_RECON_GROUPS];
+};
+
+struct hak_verify { uint32_t id; bool repair; };	/* VERIFY */
+
+/* TABLE: what the last comparison found.  `equal`: 2 = not known. */
+struct hak_table {
+	uint8_t equal;
+	uint32_t verified;	/* id of the last VERIFY that was carried out */
+	uint64_t as_of;		/* the stream's sequence */
+	uint32_t age_ms;
+	uint32_t entries, missing, extra, different, repaired;
+};
+
+void hak_put_round(struct hak_wr *w, uint8_t type, const struct hak_round *r);
+void hak_put_nodes(struct hak_wr *w, const struct hak_nodes *n);
+void hak_put_marks(struct hak_wr *w, const struct hak_marks *m);
+void hak_put_verify(struct hak_wr *w, const struct hak_verify *v);
+void hak_put_table(struct hak_wr *w, const struct hak_table *t);
+/* HAK_ESPACE leaves the writer as it was. */
+enum hak_err hak_put_sums(struct hak_wr *w, const struct hak_sums *s);
+
+enum hak_err hak_get_round(struct hak_rd r, struct hak_round *out);
+enum hak_err hak_get_nodes(struct hak_rd r, struct hak_nodes *out);
+enum hak_err hak_get_sums(struct hak_rd r, struct hak_sums *out);
+enum hak_err hak_get_marks(struct hak_rd r, struct hak_marks *out);
+enum hak_err hak_get_verify(struct hak_rd r, struct hak_verify *out);
+enum hak_err hak_get_table(struct hak_rd r, struct hak_table *out);
 
 /* Payload of HELLO and WELCOME: who is there. */
 struct hak_hello {

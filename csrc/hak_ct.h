@@ -69,9 +69,11 @@ enum hak_err hak_ct_put_get(struct hak_wr *w, uint32_t seq, const struct hak_flo
 /* GET or DELETE of whatever owns this reply tuple (CTA_TUPLE_REPLY): who is in the way? */
 enum hak_err hak_ct_put_get_reply(struct hak_wr *w, uint32_t seq, const struct hak_flow *f);
 enum hak_err hak_ct_put_delete_reply(struct hak_wr *w, uint32_t seq, const struct hak_flow *f, bool ack);
-/* only CTA_TIMEOUT (and, with clear_liberal, the BE_LIBERAL bits of a TCP entry) */
+/* only CTA_TIMEOUT, and the BE_LIBERAL bits of a TCP entry; SET makes a larva of it: what
+ * window tracking knew is dropped */
+enum hak_liberal { HAK_LIBERAL_LEAVE, HAK_LIBERAL_CLEAR, HAK_LIBERAL_SET };
 enum hak_err hak_ct_put_timeout(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
-				uint32_t timeout, bool clear_liberal);
+				uint32_t timeout, enum hak_liberal liberal);
 /* All families, unfiltered.  If the kernel's hash table is resized meanwhile
  * (nf_conntrack_buckets; it is one for all namespaces), the listing lacks entries and
  * repeats others, and no NLM_F_DUMP_INTR tells: who takes absence for an end must compare

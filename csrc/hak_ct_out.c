@@ -384,7 +384,7 @@ enum hak_err hak_ct_put_delete_reply(struct hak_wr *w, uint32_t seq, const struc
 }
 
 enum hak_err hak_ct_put_timeout(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
-				uint32_t timeout, bool clear_liberal)
+				uint32_t timeout, enum hak_liberal liberal)
 {
 	size_t at, outer, inner;
 
@@ -394,11 +394,14 @@ enum hak_err hak_ct_put_timeout(struct hak_wr *w, uint32_t seq, const struct hak
 	put_orig(w, f);
 	put_zone(w, f);
 	hak_nla_u32(w, CTA_TIMEOUT, timeout);
-	if (clear_liberal && f->l4proto == IPPROTO_TCP) {
+	if (liberal != HAK_LIBERAL_LEAVE && f->l4proto == IPPROTO_TCP) {
+		unsigned set = liberal == HAK_LIBERAL_SET ? IP_CT_TCP_FLAG_BE_LIBERAL : 0;
+		unsigned mask = IP_CT_TCP_FLAG_BE_LIBERAL | (set ? TCP_SEEN : 0);
+
 		outer = hak_nla_begin(w, CTA_PROTOINFO);
 		inner = hak_nla_begin(w, CTA_PROTOINFO_TCP);
-		put_tcp_flags(w, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, 0, IP_CT_TCP_FLAG_BE_LIBERAL);
-		put_tcp_flags(w, CTA_PROTOINFO_TCP_FLAGS_REPLY, 0, IP_CT_TCP_FLAG_BE_LIBERAL);
+		put_tcp_flags(w, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, set, mask);
+		put_tcp_flags(w, CTA_PROTOINFO_TCP_FLAGS_REPLY, set, mask);
 		hak_nla_end(w, inner);
 		hak_nla_end(w, outer);
 	}

@@ -10,8 +10,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <linux/netfilter/nfnetlink_conntrack.h>
-#include "hak_nlmsg.h"
 
 enum {
 	UDP_BUF = 16 << 20,
@@ -60,6 +58,23 @@ void hak_unwake(int fd)
 
 	if (read(fd, &n, sizeof n) < 0)
 		return;
+}
+
+void hak_wish(struct hak_engine *e, const struct hak_wr *w)
+{
+	pthread_mutex_lock(&e->q_lock);
+	e->wish.type = 0;
+	if (w && hak_wr_len(w) <= sizeof e->wish.body) {
+		struct hak_wr to = hak_wr_on(e->wish.body, sizeof e->wish.body);
+
+		hak_wr_copy(&to, w->base, hak_wr_len(w));
+		e->wish.len = (uint16_t)hak_wr_len(w);
+		e->wish.type = w->base[0];
+		e->wish.due_ns = 0;
+	}
+	pthread_mutex_unlock(&e->q_lock);
+	if (w)
+		hak_wake(e->wake_io);
 }
 
 /* A full queue drops the newest: what Python has not fetched yet is what explains
@@ -183,6 +198,8 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("eventfd", SYS((e->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0));
 	TRY("memory for the stream", hak_tx_init(&e->tx));
 	TRY("memory for the stream", hak_rx_init(&e->rx));
+	TRY("memory for digests", hak_digest_init(&e->tx_digest));
+	TRY("memory for digests", hak_digest_init(&e->rx_digest));
 	TRY("conntrack netlink socket", hak_nl_open(&e->events_nl, HAK_NL_EVENT_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->fetch_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->apply_nl, HAK_NL_CALL_BUF));
@@ -233,6 +250,8 @@ enum hak_err hak_engine_new(struct hak_engine **out, const struct hak_engine_cfg
 	e->larval_timeout = cfg->larval_timeout;
 	e->initiator = lower_address(&cfg->links[0]);
 	e->sync_needed = true;
+	e->scrub_ms = cfg->scrub_ms;
+	e->table.equal = 2;
 	r = open_all(e, why, err);
 	if (r) {
 		hak_engine_free(e);
@@ -291,6 +310,8 @@ void hak_engine_free(struct hak_engine *e)
 	hak_announcer_free(&e->announcer);
 	hak_tx_free(&e->tx);
 	hak_rx_free(&e->rx);
+	hak_digest_free(&e->tx_digest);
+	hak_digest_free(&e->rx_digest);
 	for (int *fd = (int[]){ e->wake_io, e->wake_capture, e->wake_apply, e->event_fd, -2 };
 	     *fd != -2; fd++)
 		if (*fd >= 0)
@@ -350,6 +371,15 @@ static void drain_stream(struct hak_engine *e)
 	}
 }
 
+/* What was proved of the tables, was proved of the other direction. */
+static void forget_table(struct hak_engine *e)
+{
+	pthread_mutex_lock(&e->q_lock);
+	e->table = (struct hak_table){ .equal = 2, .verified = e->table.verified };
+	pthread_mutex_unlock(&e->q_lock);
+	hak_wish(e, NULL);
+}
+
 enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak_swap_times *t)
 {
 	uint64_t t0 = hak_now(), t1, t2;
@@ -373,6 +403,7 @@ enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak
 	}
 	t2 = hak_now();
 	(void)hak_engine_announce(e);
+	forget_table(e);
 	atomic_store(&e->role, HAK_ACTIVE);
 	hak_wake(e->wake_capture);
 	hak_wake(e->wake_apply);
@@ -385,6 +416,7 @@ enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak
 
 static void become_passive(struct hak_engine *e)
 {
+	forget_table(e);
 	(void)hak_nl_join(&e->events_nl, 0);
 	hak_nl_drain(&e->events_nl);
 	atomic_store(&e->synced, false);
@@ -483,6 +515,43 @@ void hak_engine_want_sync(struct hak_engine *e)
 	atomic_store(&e->synced, false);
 	atomic_store(&e->sync_needed, true);
 	hak_wake(e->wake_apply);
+}
+
+/* The comparison is the passive node's; an active one asks it. */
+enum hak_err hak_engine_verify(struct hak_engine *e, uint32_t id, bool repair)
+{
+	struct hak_verify v = { .id = id, .repair = repair };
+	int role = atomic_load(&e->role);
+	uint8_t buf[16];
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+
+	if (!id)
+		return HAK_EINVAL;
+	if ((role != HAK_ACTIVE && role != HAK_PASSIVE) || !atomic_load(&e->peer_alive) ||
+	    !atomic_load(&e->session_up))
+		return HAK_ESTATE;
+	if (role == HAK_ACTIVE) {
+		hak_put_verify(&w, &v);
+		hak_wish(e, &w);
+		return HAK_OK;
+	}
+	pthread_mutex_lock(&e->q_lock);
+	e->verify = v;
+	e->verify_asked = true;
+	pthread_mutex_unlock(&e->q_lock);
+	hak_wake(e->wake_apply);
+	return HAK_OK;
+}
+
+void hak_engine_table(struct hak_engine *e, struct hak_table *out)
+{
+	uint64_t now = hak_now();
+
+	pthread_mutex_lock(&e->q_lock);
+	*out = e->table;
+	if (out->equal != 2)
+		out->age_ms = (uint32_t)((now - e->table_ns) / HAK_MS);
+	pthread_mutex_unlock(&e->q_lock);
 }
 
 /* ---- inputs ---------------------------------------------------------- */
@@ -598,35 +667,5 @@ const struct hak_stats *hak_engine_stats(const struct hak_engine *e)
 
 int64_t hak_engine_table_count(struct hak_engine *e)
 {
-	uint8_t buf[1024];
-	struct hak_wr w = hak_wr_on(buf, sizeof buf);
-	uint32_t seq = ++e->count_nl.seq;
-	struct nlmsghdr h;
-	struct hak_rd r, body;
-	uint16_t type;
-	size_t at, n;
-
-	hak_nl_drain(&e->count_nl);
-	at = hak_nlmsg_begin(&w, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS,
-			     NLM_F_REQUEST, seq, AF_UNSPEC, 0);
-	hak_nlmsg_end(&w, at);
-	if (hak_nl_send(&e->count_nl, &w) || hak_nl_recv(&e->count_nl, buf, sizeof buf, 0, &n))
-		return -1;
-	r = hak_rd_on(buf, n);
-	body = hak_nlmsg_next(&r, &h);
-	if (h.nlmsg_type == NLMSG_ERROR) {
-		errno = -(int)hak_rd_h32(&body);
-		return -1;
-	}
-	(void)hak_rd_take(&body, 4);
-	while (hak_rd_left(&body)) {
-		struct hak_rd v = hak_nla_next(&body, &type);
-
-		if (v.bad)
-			break;
-		if (type == CTA_STATS_GLOBAL_ENTRIES)
-			return hak_rd_u32(&v);
-	}
-	errno = EPROTO;
-	return -1;
+	return hak_nl_table_count(&e->count_nl);
 }

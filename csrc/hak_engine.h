@@ -48,6 +48,7 @@ struct hak_engine_cfg {
 	char gate_table[32];
 	struct hak_policy policy;
 	uint32_t larval_timeout;	/* seconds, above any natural timeout */
+	uint32_t scrub_ms;		/* from one comparison of the tables to the next, 0: none */
 };
 
 #define HAK_EVENTS(X) \
@@ -68,7 +69,10 @@ struct hak_engine_cfg {
 	X(APPLY_ERROR, "apply.error")	/* a: errno, text */ \
 	X(SLIP, "slip")			/* a: ns */ \
 	X(HELLO_REFUSED, "hello.refused") /* text */ \
-	X(SWEEP_DONE, "sweep.done")	/* a: entries, c: ns */
+	X(SWEEP_DONE, "sweep.done")	/* a: entries, c: ns */ \
+	X(RECON_REPAIRED, "recon.repaired") /* a: missing, b: extra, c: different, text */ \
+	X(RECON_STUCK, "recon.stuck")	/* the same: repairing them does not help */ \
+	X(VERIFIED, "verify.done")	/* a: id */
 
 enum hak_event_type {
 #define X(id, name) HAK_EV_##id,
@@ -125,6 +129,10 @@ unsigned hak_engine_announce(struct hak_engine *e);
 /* natural: [256][16] seconds by protocol and state, [0][0] the default; copied */
 void hak_engine_sweep(struct hak_engine *e, const uint32_t natural[256][16]);
 void hak_engine_want_sync(struct hak_engine *e);
+/* Compare both nodes' tables now, on either node; VERIFIED with this id (not 0) comes
+ * when it is done.  HAK_ESTATE: there is no peer. */
+enum hak_err hak_engine_verify(struct hak_engine *e, uint32_t id, bool repair);
+void hak_engine_table(struct hak_engine *e, struct hak_table *out);
 
 void hak_engine_set_status(struct hak_engine *e, const struct hak_status *s);
 enum hak_err hak_engine_set_locals(struct hak_engine *e, const struct hak_locals *l);

@@ -2,8 +2,9 @@
  *
  *   hak_engine.c   birth, death, roles: the controlling thread
  *   hak_io.c       the io thread;  hak_session.c: handshake and sessions
- *   hak_capture.c  the capture thread
- *   hak_apply.c    the apply thread; hak_sync.c: its passes over the whole table
+ *   hak_capture.c  the capture thread; hak_list.c: its listings
+ *   hak_apply.c    the apply thread; hak_sync.c: its passes over the whole table;
+ *                  hak_recon.c: the comparison of the two tables
  *
  * Locks, never held across a wait for another thread or a system call that can
  * block (UDP sends do not block: the sockets are non-blocking):
@@ -23,6 +24,7 @@
 #include "hak_announce.h"
 #include "hak_crypto.h"
 #include "hak_ct.h"
+#include "hak_digest.h"
 #include "hak_engine.h"
 #include "hak_gate.h"
 #include "hak_nl.h"
@@ -71,6 +73,16 @@ struct hak_session {
 	uint64_t control_seq;		/* tx_lock */
 	struct hak_replay control_seen;	/* io */
 	struct hak_hello peer;
+	uint8_t digest_key[HAK_SIPHASH_KEY];	/* tx_lock */
+};
+
+/* One CONTROL record that waits: for the capture thread to read it, or, as a wish of
+ * ours, to be sent again and again until it is granted. */
+struct hak_mail {
+	uint8_t type;			/* 0: none */
+	uint16_t len;
+	uint64_t due_ns;		/* a wish: when it goes out next */
+	uint8_t body[HAK_PAYLOAD_MAX - 16];
 };
 
 /* A handshake that we began. */
@@ -132,6 +144,8 @@ struct hak_engine {
 	_Atomic uint64_t peer_heard_ns;
 	_Atomic bool peer_alive;
 	_Atomic bool session_up;
+	_Atomic uint64_t sessions;	/* how many there were */
+	_Atomic uint32_t scrub_ms;	/* from one comparison to the next, 0: none */
 	_Atomic uint32_t peer_mode;	/* from its STATUS */
 
 	/* q_lock */
@@ -141,8 +155,13 @@ struct hak_engine {
 	struct hak_status status;
 	struct hak_asks wants;		/* apply -> io: ask the peer for these */
 	struct hak_asks fetches;	/* io, capture -> capture: read these and send */
-	uint32_t sync_asked;		/* io -> capture: generation to list, 0 none */
-	uint32_t sync_wanted;		/* apply -> io: generation to ask for, 0 none */
+	uint32_t sync_asked, sync_round;	/* io -> capture: generation to list, 0 none */
+	struct hak_mail mail;		/* io -> capture: the peer's latest question */
+	struct hak_mail wish;		/* apply, control -> io */
+	struct hak_table table;		/* how equal the tables are */
+	uint64_t table_ns;		/* when that was found */
+	struct hak_verify verify;	/* asked for, by either node's operator */
+	bool verify_asked;
 	bool drain_asked, drained;	/* control -> capture: HANDOVER after all */
 	uint32_t drain_term;
 	uint64_t drained_seq;
@@ -159,9 +178,11 @@ struct hak_engine {
 	uint16_t batch_records;
 	uint8_t batch_bytes[HAK_PAYLOAD_MAX];
 	uint8_t touched[HAK_TOUCHED_BITS / 8];
+	struct hak_digest tx_digest;
 
 	/* apply */
 	struct hak_nl apply_nl, survey_nl;
+	struct hak_digest rx_digest;
 	_Atomic uint32_t larval_timeout;
 	_Atomic bool synced;
 	_Atomic bool sync_needed;
@@ -179,6 +200,8 @@ void hak_emit(struct hak_engine *e, enum hak_event_type t, uint64_t a, uint64_t 
 	      const char *text);
 void hak_wake(int fd);
 void hak_unwake(int fd);
+/* Replace our wish; `w` holds one whole record; NULL: it was granted. */
+void hak_wish(struct hak_engine *e, const struct hak_wr *w);
 bool hak_asks_put(struct hak_asks *q, const struct hak_ask *a);
 bool hak_asks_take(struct hak_asks *q, uint64_t now, struct hak_ask *out, uint64_t *next_due);
 static inline const struct hak_locals *hak_engine_locals(const struct hak_engine *e)

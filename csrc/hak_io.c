@@ -21,7 +21,7 @@
 enum {
 	RX_BATCH = 32,
 	ACK_DELAY_MS = 2,
-	SYNC_ASK_MS = 200,
+	WISH_MS = 100,			/* a wish not granted by then is told again */
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
 };
 
@@ -35,7 +35,7 @@ struct inbox {				/* buffers of one recvmmsg() */
 struct io {
 	struct hak_engine *e;
 	struct inbox in;
-	uint64_t beat_due, ack_due, hello_due, sync_due;
+	uint64_t beat_due, ack_due, hello_due;
 	struct hak_ack acked;		/* what we last told */
 	bool accused;			/* peer.dead was emitted */
 };
@@ -108,9 +108,11 @@ void hak_send_control(struct hak_engine *e, unsigned i, const uint8_t *payload, 
 void hak_send_heartbeats(struct hak_engine *e)
 {
 	struct hak_status status;
+	struct hak_table table;
 
 	if (e->said_bye)
 		return;		/* one more would bring us back to life over there */
+	hak_engine_table(e, &table);
 	pthread_mutex_lock(&e->q_lock);
 	status = e->status;
 	pthread_mutex_unlock(&e->q_lock);
@@ -127,6 +129,9 @@ void hak_send_heartbeats(struct hak_engine *e)
 		hak_heartbeat_echo(&h, l->echo_ns, l->echo_at, now);
 		hak_put_heartbeat(&w, &h);
 		hak_put_status(&w, &status);
+		/* from who compares to whom it is compared with */
+		if (atomic_load(&e->role) == HAK_PASSIVE)
+			hak_put_table(&w, &table);
 		hak_send_control(e, i, body, hak_wr_len(&w));
 		hak_count(&e->stats, HAK_STAT_HEARTBEATS_SENT);
 	}
@@ -257,6 +262,56 @@ static void on_status(struct hak_engine *e, const struct hak_status *s)
 	}
 }
 
+/* For the capture thread; a newer question takes the place of an older one, which the
+ * peer asks again if it still wants to know.  False: malformed. */
+static bool take_mail(struct hak_engine *e, const struct hak_record *rec)
+{
+	struct hak_rd body = rec->body;
+	struct hak_round r;
+	struct hak_nodes n;
+	struct hak_marks m;
+	bool ok = rec->type == HAK_REC_RECON_ASK    ? !hak_get_nodes(body, &n)
+		  : rec->type == HAK_REC_RECON_MARK ? !hak_get_marks(body, &m)
+						    : !hak_get_round(body, &r);
+	size_t len = hak_rd_left(&body);
+
+	if (!ok || len > sizeof e->mail.body)
+		return false;
+	pthread_mutex_lock(&e->q_lock);
+	e->mail.type = rec->type;
+	e->mail.len = (uint16_t)len;
+	hak_rd_copy(&body, e->mail.body, len);
+	pthread_mutex_unlock(&e->q_lock);
+	hak_wake(e->wake_capture);
+	return true;
+}
+
+static void on_verify(struct hak_engine *e, const struct hak_verify *v)
+{
+	pthread_mutex_lock(&e->q_lock);
+	if (v->id != e->table.verified && v->id != e->verify.id) {
+		e->verify = *v;
+		e->verify_asked = true;
+	}
+	pthread_mutex_unlock(&e->q_lock);
+	hak_wake(e->wake_apply);
+}
+
+static void on_table(struct hak_engine *e, const struct hak_table *t, uint64_t now)
+{
+	uint32_t before;
+
+	pthread_mutex_lock(&e->q_lock);
+	before = e->table.verified;
+	e->table = *t;
+	e->table_ns = now - (uint64_t)t->age_ms * HAK_MS;
+	if (t->verified != before && e->wish.type == HAK_REC_VERIFY)
+		e->wish.type = 0;		/* granted */
+	pthread_mutex_unlock(&e->q_lock);
+	if (t->verified != before)
+		hak_emit(e, HAK_EV_VERIFIED, t->verified, 0, 0, NULL);
+}
+
 /* One authentic, fresh CONTROL payload.  False: it is not K2K. */
 static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd r, uint64_t now)
 {
@@ -267,6 +322,8 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 		struct hak_range ranges[HAK_NACK_MAX];
 		struct hak_heartbeat beat;
 		struct hak_status status;
+		struct hak_verify verify;
+		struct hak_table table;
 		struct hak_record rec;
 		struct hak_ack ack;
 		enum hak_err err = hak_wire_get(&r, &rec, NULL);
@@ -309,8 +366,28 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 		case HAK_REC_SYNC_WANT:
 			pthread_mutex_lock(&e->q_lock);
 			e->sync_asked = rec.sync.generation;
+			e->sync_round = rec.sync.round;
 			pthread_mutex_unlock(&e->q_lock);
 			hak_wake(e->wake_capture);
+			break;
+		case HAK_REC_RECON_WANT:
+		case HAK_REC_RECON_CLOSE_WANT:
+		case HAK_REC_RECON_ASK:
+		case HAK_REC_RECON_MARK:
+			if (!take_mail(e, &rec))
+				return false;
+			break;
+		case HAK_REC_VERIFY:
+			if (hak_get_verify(rec.body, &verify))
+				return false;
+			if (atomic_load(&e->role) == HAK_PASSIVE)
+				on_verify(e, &verify);
+			break;
+		case HAK_REC_TABLE:
+			if (hak_get_table(rec.body, &table))
+				return false;
+			if (newest && atomic_load(&e->role) == HAK_ACTIVE)
+				on_table(e, &table, now);
 			break;
 		case HAK_REC_FLOW_WANT: {
 			struct hak_ask a = { .flow = rec.flow };
@@ -539,21 +616,15 @@ static void ask(struct io *io, uint64_t now)
 	struct hak_wr w = hak_wr_on(body, sizeof body);
 	struct hak_ask a;
 	uint64_t due;
-	uint32_t generation;
 
 	pthread_mutex_lock(&e->q_lock);
-	generation = e->sync_wanted;
+	if (e->wish.type && now >= e->wish.due_ns) {
+		hak_wr_copy(&w, e->wish.body, e->wish.len);
+		e->wish.due_ns = now + ms(WISH_MS);
+	}
 	while (hak_wr_left(&w) > 64 && hak_asks_take(&e->wants, now, &a, &due))
 		(void)hak_wire_put_flow(&w, HAK_REC_FLOW_WANT, &a.flow);
 	pthread_mutex_unlock(&e->q_lock);
-	if (generation && now >= io->sync_due) {
-		uint8_t g[4];
-		struct hak_wr gw = hak_wr_on(g, sizeof g);
-
-		hak_wr_u32(&gw, generation);
-		(void)hak_wire_put_raw(&w, HAK_REC_SYNC_WANT, g, sizeof g);
-		io->sync_due = now + ms(SYNC_ASK_MS);
-	}
 	if (hak_wr_len(&w))
 		send_one(e, body, &w, false);
 }
@@ -622,7 +693,7 @@ static uint64_t timers(struct io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 	uint64_t due, next;
-	bool asking;
+	uint64_t wish_due;
 
 	if (now >= io->beat_due)
 		beat(io, now);
@@ -645,10 +716,10 @@ static uint64_t timers(struct io *io, uint64_t now)
 			next = io->ack_due;
 		ask(io, now);
 		pthread_mutex_lock(&e->q_lock);
-		asking = e->sync_wanted != 0;
+		wish_due = e->wish.type ? e->wish.due_ns : UINT64_MAX;
 		pthread_mutex_unlock(&e->q_lock);
-		if (asking && io->sync_due < next)
-			next = io->sync_due;
+		if (wish_due < next)
+			next = wish_due;
 	}
 	due = judge(io, now);
 	return due < next ? due : next;

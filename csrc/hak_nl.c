@@ -1,5 +1,6 @@
 /* hak_nl.c - see hak_nl.h. */
 #include "hak_nl.h"
+#include "hak_nlmsg.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 #include <linux/filter.h>
 #include <linux/netfilter/nfnetlink.h>
+#include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netlink.h>
 
 #ifndef SOL_NETLINK
@@ -123,4 +125,39 @@ void hak_nl_drain(struct hak_nl *nl)
 
 	while (recv(nl->fd, buf, sizeof buf, MSG_DONTWAIT) >= 0 || errno == ENOBUFS || errno == EINTR)
 		;
+}
+
+int64_t hak_nl_table_count(struct hak_nl *nl)
+{
+	uint8_t buf[1024];
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+	uint32_t seq = ++nl->seq;
+	struct nlmsghdr h;
+	struct hak_rd r, body;
+	uint16_t type;
+	size_t at, n;
+
+	hak_nl_drain(nl);
+	at = hak_nlmsg_begin(&w, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS,
+			     NLM_F_REQUEST, seq, AF_UNSPEC, 0);
+	hak_nlmsg_end(&w, at);
+	if (hak_nl_send(nl, &w) || hak_nl_recv(nl, buf, sizeof buf, 0, &n))
+		return -1;
+	r = hak_rd_on(buf, n);
+	body = hak_nlmsg_next(&r, &h);
+	if (h.nlmsg_type == NLMSG_ERROR) {
+		errno = -(int)hak_rd_h32(&body);
+		return -1;
+	}
+	(void)hak_rd_take(&body, 4);
+	while (hak_rd_left(&body)) {
+		struct hak_rd v = hak_nla_next(&body, &type);
+
+		if (v.bad)
+			break;
+		if (type == CTA_STATS_GLOBAL_ENTRIES)
+			return hak_rd_u32(&v);
+	}
+	errno = EPROTO;
+	return -1;
 }

@@ -14,6 +14,7 @@
  * as far as its hello contradicts ours); rotation of the pre-shared key.
  */
 #include "hak_engine_int.h"
+#include "hak_siphash.h"
 
 #include <stdio.h>
 
@@ -129,6 +130,16 @@ void hak_session_end(struct hak_session *s)
 	memset(s, 0, sizeof *s);
 }
 
+/* What the tables are hashed with: known to both, to nobody else, and of no use to find
+ * the keys by. */
+static void derive_digest_key(struct hak_session *s, uint8_t keys[2][HAK_KEY_LEN])
+{
+	struct hak_wr w = hak_wr_on(s->digest_key, sizeof s->digest_key);
+
+	for (int i = 0; i < 2; i++)
+		hak_wr_u64(&w, hak_siphash(keys[!i], HAK_KEY_LEN, keys[i]));
+}
+
 static bool session_begin(struct hak_session *s, uint32_t local_id, const struct hak_hello *peer,
 			  uint8_t keys[2][HAK_KEY_LEN], bool initiator)
 {
@@ -137,11 +148,13 @@ static bool session_begin(struct hak_session *s, uint32_t local_id, const struct
 	hak_session_end(s);
 	ok = !hak_aead_init(&s->seal, keys[initiator ? 0 : 1], true) &&
 	     !hak_aead_init(&s->open, keys[initiator ? 1 : 0], false);
-	hak_wipe(keys, 2 * HAK_KEY_LEN);
 	if (!ok) {
+		hak_wipe(keys, 2 * HAK_KEY_LEN);
 		hak_session_end(s);
 		return false;
 	}
+	derive_digest_key(s, keys);
+	hak_wipe(keys, 2 * HAK_KEY_LEN);
 	s->live = true;
 	s->began_ns = hak_now();
 	s->local_id = local_id;
@@ -174,12 +187,16 @@ void hak_confirm_session(struct hak_engine *e)
 	if (new_boot)
 		memset(&e->peer.status, 0, sizeof e->peer.status);
 	e->sync_asked = 0;
+	e->mail.type = 0;
+	e->wish.type = 0;
+	e->table = (struct hak_table){ .equal = 2, .verified = e->table.verified };
 	pthread_mutex_unlock(&e->q_lock);
 	if (new_boot)
 		atomic_store(&e->peer_mode, 0);
 	for (unsigned i = 0; i < e->cfg.n_links; i++)
 		e->links[i].last_seq = 0;
 
+	atomic_fetch_add(&e->sessions, 1);
 	atomic_store(&e->session_up, true);
 	atomic_store(&e->synced, false);
 	atomic_store(&e->sync_needed, true);

@@ -77,6 +77,10 @@
 	X(APPLY_EXPECTS, "apply.expectations") \
 	X(SYNCS_DONE, "sync.done") \
 	X(SYNC_REMOVED, "sync.removed")		/* entries the active no longer had */ \
+	X(RECON_STARTED, "recon.started")	/* comparisons of the tables */ \
+	X(RECON_DONE, "recon.done") \
+	X(RECON_ROUNDS, "recon.rounds") \
+	X(RECON_REPAIRED, "recon.repaired")	/* entries */ \
 	X(SWEPT, "sweep.entries") \
 	X(ANNOUNCED, "swap.announcements")
 

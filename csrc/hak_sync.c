@@ -1,19 +1,18 @@
 /* hak_sync.c - passes of the apply thread over this kernel's whole table.
  *
- * A full copy on the passive side.  No list of what the copy touched is kept: the
- * kernel's own timeouts tell.  Before asking, a SURVEY finds the longest timeout
- * in the table; then a larval timeout that ends later than all of these is chosen
- * for everything written from now on.  After SYNC_END, whatever ends earlier was
- * touched neither by the copy nor by the stream since: the active does not have
- * it, and the PURGE removes it.  Timeouts are in seconds, so a margin of some
- * seconds keeps the two apart.
- *
- *      OFF --needed, active peer--> SURVEY --done--> ASKED --BEGIN--> RUNNING
- *       ^                                                               | END
- *       +------------------------- PURGE done <-------------------------+
- *      any state --session changed, stream lost, role changed--> OFF
+ * A copy on the passive side, of the whole table or of the slots that a comparison
+ * (hak_recon.c) found unequal.  No list of what the copy touched is kept: the kernel's
+ * own timeouts tell.  Before asking, a SURVEY finds the longest timeout in the table;
+ * then a larval timeout that ends later than all of these is chosen for everything
+ * written from now on.  After SYNC_END, whatever was to be copied and ends earlier was
+ * touched neither by the copy nor by the stream since: the active does not have it,
+ * and the PURGE removes it.  Timeouts are in seconds, so a margin of some seconds
+ * keeps the two apart.  Expectations have a larval timeout of their own, and the same.
  *
  * GRE's larvae bear FIXED_TIMEOUT, which nothing renews: the copy replaces them.
+ *
+ * While the table is summed up for a comparison, what bears no larval timeout (because
+ * this node was active until now) or has used up a day of it is made a larva anew.
  *
  * After a swap the SWEEP gives every entry that still bears a larval timeout its
  * natural one; those that saw a packet have it already (the kernel did it).  Then it
@@ -36,20 +35,36 @@ enum {
 	MARGIN_S = 16,			/* between two copies' timeouts */
 	SLACK_S = 8,			/* of it, for rounding and for slow clocks */
 	TIMEOUT_MAX_S = 20 * 86400,	/* below what any HZ can hold */
+	RENEW_S = 86400,		/* a larva that old is renewed */
 	SWEEP_BELOW_S = 2 * 86400,	/* larval minus this: no natural one is there */
+	EXPECT_LARVAL_MAX = 10 * 86400,
 	EXPECT_S = 300,			/* nf_conntrack_ftp.c, _pptp.c, _sane.c, ... */
 	EXPECT_SIP_S = 3600,		/* nf_conntrack_sip.h: of a registration */
 };
 
-static bool ours(const struct hak_engine *e, const struct hak_flow *f)
+bool hak_apply_ours(const struct hak_engine *e, const struct hak_flow *f)
 {
 	const struct hak_locals *l = hak_engine_locals(e);
 
-	/* whatever the policy: our own connections are not the peer's to judge */
-	return hak_policy_wants(&e->cfg.policy, l, f) && !hak_flow_is_local(l, f);
+	/* Whatever the policy: our own connections are not the peer's to judge.  Copies of
+	 * the peer's own, if they are wanted, bear a larval timeout. */
+	return hak_policy_wants(&e->cfg.policy, l, f) &&
+	       (!hak_flow_is_local(l, f) || f->timeout + SWEEP_BELOW_S >= e->cfg.larval_timeout);
 }
 
-static bool pass_begin(struct hak_apply *a, enum hak_pass pass)
+void hak_apply_phase(struct hak_apply *a, enum hak_phase phase)
+{
+	a->phase = phase;
+	a->phase_ns = hak_now();
+}
+
+static bool of_expects(enum hak_pass pass)
+{
+	return pass == HAK_PASS_DIGEST_EXPECTS || pass == HAK_PASS_PURGE_EXPECTS ||
+	       pass == HAK_PASS_SWEEP_EXPECTS;
+}
+
+bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass)
 {
 	struct hak_engine *e = a->e;
 	uint8_t buf[256];
@@ -59,8 +74,8 @@ static bool pass_begin(struct hak_apply *a, enum hak_pass pass)
 	a->pass = HAK_PASS_NONE;
 	hak_nl_close(&e->survey_nl);		/* an unfinished listing blocks its socket */
 	if (hak_nl_open(&e->survey_nl, HAK_NL_CALL_BUF) ||
-	    (pass == HAK_PASS_SWEEP_EXPECTS ? hak_exp_put_list(&w, ++e->survey_nl.seq)
-					    : hak_ct_put_list(&w, ++e->survey_nl.seq)) ||
+	    (of_expects(pass) ? hak_exp_put_list(&w, ++e->survey_nl.seq)
+			      : hak_ct_put_list(&w, ++e->survey_nl.seq)) ||
 	    hak_nl_send(&e->survey_nl, &w))
 		return false;
 	a->pass = pass;
@@ -75,26 +90,83 @@ static bool pass_begin(struct hak_apply *a, enum hak_pass pass)
 
 /* Is this entry older than the copy?  Its timeout counts down from the moment it
  * was written, so its end, not its remainder, is compared. */
-static bool stale(const struct hak_apply *a, const struct hak_flow *f)
+static bool stale(const struct hak_apply *a, uint32_t timeout, uint32_t larval)
 {
 	uint64_t since = (hak_now() - a->mark_ns) / 1000000000u;
-	uint32_t larval = atomic_load(&a->e->larval_timeout);
 
-	return a->purge_all || f->timeout + since + SLACK_S < larval;
+	return a->purge_all || timeout + since + SLACK_S < larval;
+}
+
+static bool in_copy(const struct hak_apply *a, uint32_t slot)
+{
+	return !a->scoped || hak_bit(a->e->rx_digest.marked, slot);
 }
 
 static void purge(struct hak_apply *a, const struct hak_flow *f)
 {
+	uint32_t larval = atomic_load(&a->e->larval_timeout);
 	struct hak_ctmsg now;
 
-	if (!stale(a, f))
+	if (!stale(a, f->timeout, larval) || !in_copy(a, hak_digest_slot(&a->e->rx_digest, f)))
 		return;
 	/* The listing is a moment old; this thread alone writes, so a second look
 	 * just before the deletion is final. */
-	if (hak_apply_get(a, f, &now) || !stale(a, &now.flow))
+	if (hak_apply_get(a, f, &now) || !stale(a, now.flow.timeout, larval))
 		return;
-	if (!hak_apply_delete(a, &now.flow))
-		a->pass_done++;
+	if (hak_apply_delete(a, &now.flow))
+		return;
+	a->pass_done++;
+	if (a->scoped)
+		hak_recon_found(a, &a->found.extra, "extra", &now.flow);
+}
+
+static bool our_expect(struct hak_apply *a, const struct hak_expect *x)
+{
+	struct hak_flow id = {
+		.l3 = x->l3, .zone = x->zone, .zone_dir = x->zone_dir,
+		.l4proto = x->master_l4proto, .l4kind = x->master_l4kind, .orig = x->master,
+	};
+	struct hak_ctmsg master;
+
+	return !hak_apply_get(a, &id, &master) && hak_apply_ours(a->e, &master.flow);
+}
+
+static void purge_expect(struct hak_apply *a, const struct hak_expect *x)
+{
+	uint8_t out[512];
+	struct hak_wr w = hak_wr_on(out, sizeof out);
+	uint32_t seq;
+
+	if (!stale(a, x->timeout, a->expect_larval) ||
+	    !in_copy(a, hak_digest_expect_slot(&a->e->rx_digest, x)) || !our_expect(a, x))
+		return;
+	seq = ++a->e->apply_nl.seq;
+	if (hak_exp_put_delete(&w, seq, x, true) || hak_apply_call(a, &w, seq, NULL))
+		return;
+	if (a->scoped)
+		hak_recon_found(a, &a->found.extra, "extra expectation", NULL);
+}
+
+/* ---- larvae ---------------------------------------------------------- */
+
+/* Not GRE: its timeout can be fixed only when an entry is made. */
+static void sum_up(struct hak_apply *a, struct hak_wr *w, struct hak_flow *f)
+{
+	struct hak_engine *e = a->e;
+	uint32_t larval = atomic_load(&e->larval_timeout);
+
+	hak_recon_sum(a, f);
+	if (f->timeout + RENEW_S < larval && f->l4proto != IPPROTO_GRE)
+		(void)hak_ct_put_timeout(w, ++e->apply_nl.seq, f, larval, HAK_LIBERAL_SET);
+}
+
+static void sum_up_expect(struct hak_apply *a, struct hak_wr *w, const struct hak_expect *x)
+{
+	if (!our_expect(a, x))
+		return;
+	hak_recon_sum_expect(a, x);
+	if (x->timeout < HAK_EXPECT_LARVAL / 2)
+		(void)hak_exp_put_timeout(w, ++a->e->apply_nl.seq, x, a->expect_larval);
 }
 
 static uint32_t natural(const struct hak_apply *a, const struct hak_flow *f)
@@ -122,7 +194,7 @@ static void sweep(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *
 
 	if (f->timeout + SWEEP_BELOW_S < e->cfg.larval_timeout || f->status & IPS_FIXED_TIMEOUT)
 		return;
-	if (!hak_ct_put_timeout(w, ++e->apply_nl.seq, f, natural(a, f), false))
+	if (!hak_ct_put_timeout(w, ++e->apply_nl.seq, f, natural(a, f), HAK_LIBERAL_LEAVE))
 		a->pass_done++;
 }
 
@@ -162,15 +234,26 @@ static bool pass_chunk(struct hak_apply *a)
 			break;
 		}
 		if (m->what == HAK_CT_EXP_NEW) {
-			if (a->pass == HAK_PASS_SWEEP_EXPECTS)
-				sweep_expect(a, &w, &m->expect);
+			struct hak_expect x = m->expect;
+
+			if (a->pass == HAK_PASS_DIGEST_EXPECTS)
+				sum_up_expect(a, &w, &x);
+			else if (a->pass == HAK_PASS_PURGE_EXPECTS)
+				purge_expect(a, &x);
+			else if (a->pass == HAK_PASS_SWEEP_EXPECTS)
+				sweep_expect(a, &w, &x);
 			continue;
 		}
 		f = m->flow;	/* the calls below decode into a->msg */
-		if (!ours(e, &f))
+		if (!hak_apply_ours(e, &f))
 			continue;
-		if (a->pass == HAK_PASS_SURVEY && f.timeout > a->longest)
+		if (a->pass == HAK_PASS_DIGEST)
+			sum_up(a, &w, &f);
+		else if (a->pass == HAK_PASS_SURVEY && f.timeout > a->longest)
 			a->longest = f.timeout;
+		else if (a->pass == HAK_PASS_COUNT)
+			a->pass_done += hak_bit(e->rx_digest.marked,
+						hak_digest_slot(&e->rx_digest, &f));
 		else if (a->pass == HAK_PASS_PURGE)
 			purge(a, &f);
 		else if (a->pass == HAK_PASS_SWEEP)
@@ -186,22 +269,28 @@ static bool pass_chunk(struct hak_apply *a)
 
 /* ---- the copy -------------------------------------------------------- */
 
-static void ask_for(struct hak_engine *e, uint32_t generation)
+void hak_copy_begin(struct hak_apply *a, bool scoped)
 {
-	pthread_mutex_lock(&e->q_lock);
-	e->sync_wanted = generation;
-	pthread_mutex_unlock(&e->q_lock);
-	if (generation)
-		hak_wake(e->wake_io);
+	a->scoped = scoped;
+	a->copied = 0;
+	hak_apply_phase(a, HAK_PHASE_SURVEY);
+	if (!hak_pass_begin(a, HAK_PASS_SURVEY))
+		hak_recon_off(a);
 }
 
-static void copy_off(struct hak_apply *a)
+/* One that only looks needs no survey. */
+void hak_copy_ask(struct hak_apply *a)
 {
-	if (a->phase == HAK_COPY_ASKED)
-		ask_for(a->e, 0);
-	if (a->pass == HAK_PASS_SURVEY || a->pass == HAK_PASS_PURGE)
-		a->pass = HAK_PASS_NONE;
-	a->phase = HAK_COPY_OFF;
+	uint8_t bytes[16], body[8];
+	struct hak_wr w = hak_wr_on(bytes, sizeof bytes), b = hak_wr_on(body, sizeof body);
+
+	a->generation = a->generation + 1 ? a->generation + 1 : 1;
+	atomic_store(&a->e->generation, a->generation);
+	hak_apply_phase(a, HAK_PHASE_ASKED);
+	hak_wr_u32(&b, a->generation);
+	hak_wr_u32(&b, a->scoped ? a->round : 0);
+	(void)hak_wire_put_raw(&w, HAK_REC_SYNC_WANT, body, hak_wr_len(&b));
+	hak_wish(a->e, &w);
 }
 
 static void surveyed(struct hak_apply *a)
@@ -215,43 +304,34 @@ static void surveyed(struct hak_apply *a)
 		/* Thousands of copies within the same days: begin at the bottom
 		 * again, with nothing left that could be mistaken. */
 		a->purge_all = true;
-		if (pass_begin(a, HAK_PASS_PURGE))
+		a->scoped = false;
+		if (hak_pass_begin(a, HAK_PASS_PURGE))
 			return;
 	}
 	atomic_store(&e->larval_timeout, larval);
+	a->expect_larval += MARGIN_S;
+	if (a->expect_larval > EXPECT_LARVAL_MAX)
+		a->expect_larval = HAK_EXPECT_LARVAL;
 	a->mark_ns = hak_now();
-	a->generation = a->generation + 1 ? a->generation + 1 : 1;
-	atomic_store(&e->generation, a->generation);
-	a->phase = HAK_COPY_ASKED;
-	a->copied = 0;
-	ask_for(e, a->generation);
+	hak_copy_ask(a);
 }
 
 void hak_sync_on_begin(struct hak_apply *a, uint32_t generation)
 {
-	struct hak_engine *e = a->e;
-	struct hak_wr w = hak_wr_on(a->out, sizeof a->out);
-	uint32_t seq = ++e->apply_nl.seq;
-
-	if (a->phase != HAK_COPY_ASKED || generation != a->generation)
+	if (a->phase != HAK_PHASE_ASKED || generation != a->generation)
 		return;			/* of a copy we gave up */
-	ask_for(e, 0);
-	a->phase = HAK_COPY_RUNNING;
-	a->copy_began = hak_now();
-	/* Expectations live for minutes and bear no mark of ours: begin afresh. */
-	if (!hak_exp_put_flush(&w, seq, true))
-		(void)hak_apply_call(a, &w, seq, NULL);
-	hak_emit(e, HAK_EV_SYNC_BEGIN, 0, 0, 0, NULL);
+	hak_wish(a->e, NULL);
+	hak_apply_phase(a, HAK_PHASE_RUNNING);
 }
 
 void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries)
 {
 	(void)entries;			/* told for the log; `copied` is our own count */
-	if (a->phase != HAK_COPY_RUNNING || generation != a->generation)
+	if (a->phase != HAK_PHASE_RUNNING || generation != a->generation)
 		return;
-	a->phase = HAK_COPY_PURGE;
-	if (!pass_begin(a, HAK_PASS_PURGE)) {
-		copy_off(a);
+	hak_apply_phase(a, HAK_PHASE_PURGE);
+	if (!hak_pass_begin(a, a->repair ? HAK_PASS_PURGE : HAK_PASS_COUNT)) {
+		hak_recon_off(a);
 		atomic_store(&a->e->sync_needed, true);
 	}
 }
@@ -270,13 +350,28 @@ static void pass_complete(struct hak_apply *a)
 
 	a->pass = HAK_PASS_NONE;
 	/* A resize hid entries from this pass: once more, until one was undisturbed. */
-	if (a->pass_disturbed && pass_begin(a, pass)) {
-		a->pass_done = done;
-		return;
+	if (a->pass_disturbed && !of_expects(pass)) {
+		if (pass == HAK_PASS_DIGEST)
+			hak_digest_restart(&e->rx_digest);
+		if (hak_pass_begin(a, pass)) {
+			a->pass_done = pass == HAK_PASS_COUNT ? 0 : done;
+			return;
+		}
 	}
 	switch (pass) {
+	case HAK_PASS_DIGEST:
+		if (!hak_pass_begin(a, HAK_PASS_DIGEST_EXPECTS))
+			hak_recon_off(a);
+		break;
+	case HAK_PASS_DIGEST_EXPECTS:
+		hak_recon_listed(a);
+		break;
 	case HAK_PASS_SURVEY:
 		surveyed(a);
+		break;
+	case HAK_PASS_COUNT:
+		a->pass_done = done;
+		hak_recon_counted(a);
 		break;
 	case HAK_PASS_PURGE:
 		if (a->purge_all) {
@@ -285,16 +380,17 @@ static void pass_complete(struct hak_apply *a)
 			surveyed(a);
 			break;
 		}
-		a->phase = HAK_COPY_OFF;
+		hak_count_n(&e->stats, HAK_STAT_SYNC_REMOVED, done);
+		if (!hak_pass_begin(a, HAK_PASS_PURGE_EXPECTS))
+			hak_recon_off(a);
+		a->pass_done = done;
+		break;
+	case HAK_PASS_PURGE_EXPECTS:
 		hak_count(&e->stats, HAK_STAT_SYNCS_DONE);
-		hak_count_n(&e->stats, HAK_STAT_SYNC_REMOVED, a->pass_done);
-		if (!atomic_load(&e->sync_needed))
-			atomic_store(&e->synced, true);
-		hak_emit(e, HAK_EV_SYNC_DONE, a->copied, a->pass_done, hak_now() - a->copy_began,
-			 NULL);
+		hak_recon_copied(a);
 		break;
 	case HAK_PASS_SWEEP:
-		if (!pass_begin(a, HAK_PASS_SWEEP_EXPECTS))
+		if (!hak_pass_begin(a, HAK_PASS_SWEEP_EXPECTS))
 			swept(e, began, done);
 		a->pass_began = began;		/* both count as one */
 		a->pass_done = done;
@@ -307,27 +403,11 @@ static void pass_complete(struct hak_apply *a)
 	}
 }
 
-static void passive_step(struct hak_apply *a)
+static uint64_t passive_step(struct hak_apply *a)
 {
-	struct hak_engine *e = a->e;
-	bool can = atomic_load(&e->session_up) && atomic_load(&e->peer_alive) &&
-		   atomic_load(&e->peer_mode) == 2;
-
 	if (a->pass == HAK_PASS_SWEEP || a->pass == HAK_PASS_SWEEP_EXPECTS)
 		a->pass = HAK_PASS_NONE;	/* we stepped down during it */
-	if (atomic_load(&e->sync_needed))
-		copy_off(a);
-	else if (a->phase != HAK_COPY_OFF && !can) {
-		copy_off(a);
-		atomic_store(&e->sync_needed, true);
-	}
-	if (atomic_load(&e->sync_needed) && can) {
-		atomic_store(&e->sync_needed, false);
-		if (pass_begin(a, HAK_PASS_SURVEY))
-			a->phase = HAK_COPY_SURVEY;
-		else
-			atomic_store(&e->sync_needed, true);
-	}
+	return hak_recon_step(a);
 }
 
 static void active_step(struct hak_apply *a)
@@ -335,14 +415,14 @@ static void active_step(struct hak_apply *a)
 	struct hak_engine *e = a->e;
 	bool asked;
 
-	copy_off(a);
+	hak_recon_off(a);
 	pthread_mutex_lock(&e->q_lock);
 	asked = e->sweep_asked;
 	e->sweep_asked = false;
 	if (asked)
 		memcpy(a->natural, e->natural, sizeof a->natural);
 	pthread_mutex_unlock(&e->q_lock);
-	if (asked && !pass_begin(a, HAK_PASS_SWEEP)) {
+	if (asked && !hak_pass_begin(a, HAK_PASS_SWEEP)) {
 		pthread_mutex_lock(&e->q_lock);
 		e->sweep_asked = true;
 		pthread_mutex_unlock(&e->q_lock);
@@ -352,21 +432,19 @@ static void active_step(struct hak_apply *a)
 uint64_t hak_sync_step(struct hak_apply *a)
 {
 	int role = atomic_load(&a->e->role);
-	uint64_t now;
+	uint64_t now, wait = UINT64_MAX;
 
 	if (role == HAK_PASSIVE)
-		passive_step(a);
+		wait = passive_step(a);
 	else if (role == HAK_ACTIVE)
 		active_step(a);
 	else
-		copy_off(a);
+		hak_recon_off(a);
 	if (a->pass == HAK_PASS_NONE)
-		/* a wish that could not be granted yet is looked at again soon */
-		return role == HAK_PASSIVE && atomic_load(&a->e->sync_needed) ? 100 * HAK_MS
-									       : UINT64_MAX;
+		return wait;
 	now = hak_now();
 	if (now < a->pass_next)
-		return a->pass_next - now;
+		return a->pass_next - now < wait ? a->pass_next - now : wait;
 	if (pass_chunk(a))
 		pass_complete(a);
 	return 0;

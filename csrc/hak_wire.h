@@ -77,15 +77,27 @@ enum hak_rec {			/* record types */
 	HAK_REC_HANDOVER = 18,	/* u32 term: nothing of mine follows; take over */
 	HAK_REC_SYNC_LOST = 19,	/* u32 generation or 0: events, or a listing, were lost
 				 * here; ask for a copy */
+	HAK_REC_RECON_BEGIN = 20,	/* comparison of the tables, see hak_digest.h: */
+	HAK_REC_RECON_LISTED = 21,	/* the sender has summed up its table */
+	HAK_REC_RECON_CLOSE = 22,	/* as of here; sums follow */
+	HAK_REC_RECON_SUMS = 23,
+	HAK_REC_RECON_MARKED = 24,	/* slots that a copy is wanted of were noted */
 
 	/* control (CONTROL) */
 	HAK_REC_HEARTBEAT = 64,
 	HAK_REC_STATUS = 65,	/* what the election needs to know of the sender */
 	HAK_REC_ACK = 66,	/* u64 next stream sequence wanted */
 	HAK_REC_NACK = 67,	/* n * (u64 first, u16 count) missing datagrams */
-	HAK_REC_SYNC_WANT = 68,	/* u32 generation: list your table for me */
+	HAK_REC_SYNC_WANT = 68,	/* u32 generation [, u32 round]: list your table for me
+				 * [only the slots that were marked in that round] */
 	HAK_REC_FLOW_WANT = 69,	/* a tuple whose full record is wanted */
 	HAK_REC_BYE = 70,	/* orderly end of the sender's process */
+	HAK_REC_RECON_WANT = 71,	/* compare your table with mine */
+	HAK_REC_RECON_CLOSE_WANT = 72,	/* I have summed up mine: close the round */
+	HAK_REC_RECON_ASK = 73,	/* nodes whose children's sums are wanted */
+	HAK_REC_RECON_MARK = 74,/* slots whose entries are wanted */
+	HAK_REC_VERIFY = 75,	/* active to passive: compare now */
+	HAK_REC_TABLE = 76,	/* passive to active: how equal the tables are */
 };
 
 /* Body of a flow record and of an expectation record:
@@ -180,10 +192,10 @@ struct hak_record {
 	union {
 		struct hak_flow flow;	/* FLOW_*, and FLOW_WANT (tuple only) */
 		struct hak_expect expect;
-		struct { uint32_t generation; uint64_t entries; } sync;
+		struct { uint32_t generation, round; uint64_t entries; } sync;
 		uint32_t term;
-		struct hak_rd body;	/* CONTROL records other than the above:
-					 * parsed by hak_control.c */
+		struct hak_rd body;	/* CONTROL and RECON records other than the
+					 * above: parsed by hak_control.c */
 	};
 };
 

@@ -473,6 +473,7 @@ static enum hak_err get_generation(struct hak_rd *b, struct hak_record *out, uns
 	(void)skipped;
 	out->sync.generation = hak_rd_u32(b);
 	out->sync.entries = out->type == HAK_REC_SYNC_END ? hak_rd_u64(b) : 0;
+	out->sync.round = out->type == HAK_REC_SYNC_WANT && hak_rd_left(b) ? hak_rd_u32(b) : 0;
 	return b->bad ? HAK_EFORMAT : HAK_OK;
 }
 
@@ -504,6 +505,11 @@ static const struct {
 	[HAK_REC_SYNC_END] = { "SYNC_END", get_generation },
 	[HAK_REC_HANDOVER] = { "HANDOVER", get_term },
 	[HAK_REC_SYNC_LOST] = { "SYNC_LOST", get_generation },
+	[HAK_REC_RECON_BEGIN] = { "RECON_BEGIN", get_body },
+	[HAK_REC_RECON_LISTED] = { "RECON_LISTED", get_body },
+	[HAK_REC_RECON_CLOSE] = { "RECON_CLOSE", get_body },
+	[HAK_REC_RECON_SUMS] = { "RECON_SUMS", get_body },
+	[HAK_REC_RECON_MARKED] = { "RECON_MARKED", get_body },
 	[HAK_REC_HEARTBEAT] = { "HEARTBEAT", get_body },
 	[HAK_REC_STATUS] = { "STATUS", get_body },
 	[HAK_REC_ACK] = { "ACK", get_body },
@@ -511,6 +517,12 @@ static const struct {
 	[HAK_REC_SYNC_WANT] = { "SYNC_WANT", get_generation },
 	[HAK_REC_FLOW_WANT] = { "FLOW_WANT", get_flow },
 	[HAK_REC_BYE] = { "BYE", get_body },
+	[HAK_REC_RECON_WANT] = { "RECON_WANT", get_body },
+	[HAK_REC_RECON_CLOSE_WANT] = { "RECON_CLOSE_WANT", get_body },
+	[HAK_REC_RECON_ASK] = { "RECON_ASK", get_body },
+	[HAK_REC_RECON_MARK] = { "RECON_MARK", get_body },
+	[HAK_REC_VERIFY] = { "VERIFY", get_body },
+	[HAK_REC_TABLE] = { "TABLE", get_body },
 };
 
 static bool known(uint8_t type)

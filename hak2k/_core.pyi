@@ -50,6 +50,7 @@ class Engine:
         protocols: Sequence[int] | None,  # None: all
         exclude_mark: tuple[int, int] | None,  # value, mask
         exclude_local: bool,
+        scrub_ms: int = 0,  # from one comparison of the tables to the next, 0: none
     ) -> None: ...
 
     # life
@@ -77,7 +78,11 @@ class Engine:
     def sweep(self, natural: dict[int, dict[int, int]]) -> None:
         """Start the paced sweep that gives larvae their natural timeouts:
         natural[protocol][state] in seconds, natural[0][0] the default."""
-    def want_sync(self) -> None: ...  # passive: ask for a full copy now
+    def want_sync(self) -> None: ...  # passive: compare the tables now
+
+    def verify(self, id: int, repair: bool) -> bool:
+        """Compare both nodes' tables now; a verify.done event with this id (not 0)
+        follows.  False: there is no peer."""
 
     # inputs
     def set_status(
@@ -112,6 +117,9 @@ class Engine:
         slip            {"ns"}  our own heartbeat thread was late
         hello.refused   {"reason"}
         sweep.done      {"entries", "ns"}
+        recon.repaired  {"missing", "extra", "different", "text"}  passive side
+        recon.stuck     the same; the differences come back
+        verify.done     {"id"}  see table()
         """
     def peer(self) -> dict[str, Any] | None:
         """None before the first session; else {"serial", "model", "version",
@@ -123,6 +131,9 @@ class Engine:
     def stream(self) -> dict[str, Any]:
         """{"role", "sequence", "acked", "lag_records", "lag_ms", "encrypted",
         "synced": bool, "generation", "published", "applied"}"""
+    def table(self) -> dict[str, Any]:
+        """What the last comparison found: {"equal": bool | None, "verified": id,
+        "as_of", "age_ms", "entries", "missing", "extra", "different", "repaired"}"""
     def stats(self) -> dict[str, int]: ...
     def table_count(self) -> int:
         """Entries in this kernel's conntrack table (netlink, not a listing)."""

@@ -44,6 +44,9 @@ _EVENT_FIELDS = {
     "apply.error": ("errno", None, None),
     "slip": ("ns", None, None),
     "sweep.done": ("entries", None, "ns"),
+    "recon.repaired": ("missing", "extra", "different"),
+    "recon.stuck": ("missing", "extra", "different"),
+    "verify.done": ("id", None, None),
 }
 
 
@@ -107,6 +110,7 @@ cdef class Engine:
         int priority, links, int port, int heartbeat_ms, int dead_after_ms,
         bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
         bint exclude_local,
+        uint32_t scrub_ms=0,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -151,6 +155,7 @@ cdef class Engine:
                 cfg.policy.mark, cfg.policy.mark_mask = exclude_mark
             cfg.policy.exclude_local = exclude_local
             cfg.larval_timeout = LARVAL_TIMEOUT
+            cfg.scrub_ms = scrub_ms
             with nogil:
                 r = c.hak_engine_new(&self.e, cfg, why, &err)
             if r != c.HAK_OK:
@@ -254,6 +259,13 @@ cdef class Engine:
     def want_sync(self):
         c.hak_engine_want_sync(self._get())
 
+    def verify(self, uint32_t id, bint repair):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_err r
+        with nogil:
+            r = c.hak_engine_verify(e, id, repair)
+        return r == c.HAK_OK
+
     def set_status(self, *, int mode, int forced, int quality, int state,
                    uint32_t term, uint64_t since):
         cdef c.hak_engine *e = self._get()
@@ -354,6 +366,14 @@ cdef class Engine:
             "generation": s.generation, "published": s.published,
             "applied": s.applied,
         }
+
+    def table(self):
+        cdef c.hak_table t
+        c.hak_engine_table(self._get(), &t)
+        return {"equal": None if t.equal == 2 else bool(t.equal), "verified": t.verified,
+                "as_of": t.as_of, "age_ms": t.age_ms, "entries": t.entries,
+                "missing": t.missing, "extra": t.extra, "different": t.different,
+                "repaired": t.repaired}
 
     def stats(self):
         cdef const c.hak_stats *s = c.hak_engine_stats(self._get())

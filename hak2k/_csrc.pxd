@@ -119,6 +119,7 @@ cdef extern from "hak_engine.h" nogil:
         char *gate_table
         hak_policy policy
         uint32_t larval_timeout
+        uint32_t scrub_ms
 
     struct hak_event:
         uint8_t type
@@ -158,6 +159,17 @@ cdef extern from "hak_engine.h" nogil:
         uint64_t announce_ns
         uint64_t total_ns
 
+    struct hak_table:
+        uint8_t equal
+        uint32_t verified
+        uint64_t as_of
+        uint32_t age_ms
+        uint32_t entries
+        uint32_t missing
+        uint32_t extra
+        uint32_t different
+        uint32_t repaired
+
     struct hak_engine:
         pass
 
@@ -172,6 +184,8 @@ cdef extern from "hak_engine.h" nogil:
     unsigned hak_engine_announce(hak_engine *e)
     void hak_engine_sweep(hak_engine *e, const uint32_t (*natural)[16])
     void hak_engine_want_sync(hak_engine *e)
+    hak_err hak_engine_verify(hak_engine *e, uint32_t id, bint repair) nogil
+    void hak_engine_table(hak_engine *e, hak_table *out)
     void hak_engine_set_status(hak_engine *e, const hak_status *s)
     hak_err hak_engine_set_locals(hak_engine *e, const hak_locals *l)
     hak_err hak_engine_set_announcements(hak_engine *e, unsigned n, const char **ifnames,

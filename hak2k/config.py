@@ -114,6 +114,8 @@ class StreamConfig:
     """Leave out connections that end on the firewall itself."""
     encrypt: bool = True
     """False: datagrams are authenticated, not encrypted."""
+    scrub_s: float = 60.0
+    """Seconds from one comparison of both tables to the next; 0: none but at joins."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ active.  Use `peer()` before `promote()`, or use hak2kd.
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -55,6 +56,8 @@ class Core(Protocol):
     def announce(self) -> int: ...
     def sweep(self, natural: dict[int, dict[int, int]]) -> None: ...
     def want_sync(self) -> None: ...
+    def verify(self, id: int, repair: bool) -> bool: ...
+    def table(self) -> dict[str, Any]: ...
     def set_status(
         self, *, mode: int, forced: int, quality: int, state: int, term: int, since: int
     ) -> None: ...
@@ -146,6 +149,26 @@ class StreamInfo:
     applied: int
 
 
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """How equal the two kernels' tables are, as the last comparison found."""
+
+    equal: bool | None
+    """None: not compared since the last change of roles or of the session."""
+    as_of: int
+    """Sequence of the stream at which they were compared."""
+    age_ms: int
+    entries: int
+    """Replicable entries of the active node then."""
+    missing: int
+    """The passive node lacked these."""
+    extra: int
+    """The active node did not have these."""
+    different: int
+    """Both had these, in different states."""
+    repaired: int
+
+
 _KINDS: Mapping[str, type[HakError]] = {
     "config": HakError,
     "peer": PeerError,
@@ -209,6 +232,8 @@ class Engine:
         self._lock = threading.RLock()
         self._term = 0
         self._closed = False
+        # Two nodes may ask at once, and an answer names its question.
+        self._verify_id = random.getrandbits(31)
         with _translated():
             self._core = core(
                 cluster=config.cluster.id,
@@ -227,6 +252,7 @@ class Engine:
                 protocols=config.stream.protocols,
                 exclude_mark=config.stream.exclude_mark,
                 exclude_local=config.stream.exclude_local,
+                scrub_ms=round(config.stream.scrub_s * 1000),
             )
             self._core.set_announcements(config.announcements)
 
@@ -333,9 +359,43 @@ class Engine:
             core.sweep(natural_timeouts() if natural is None else natural)
 
     def want_sync(self) -> None:
-        """Passive: ask the active for a full copy now."""
+        """Passive: compare with the active's table now, as after a loss: the node is
+        not ready until both are equal."""
         with self._call() as core:
             core.want_sync()
+
+    def begin_verify(self, repair: bool = True) -> int:
+        """Compare the two kernels' tables, on either node, through the stream.
+
+        repair: send what differs; False: only tell.
+        Returns the number that a verify.done event will bear; `table()` then has
+        what was found.  Raises PeerError if there is no peer to compare with.
+        """
+        with self._call() as core:
+            self._verify_id = self._verify_id % 0x7FFFFFFF + 1
+            if not core.verify(self._verify_id, repair):
+                raise PeerError("there is no peer to compare with; see hak2kctl info")
+            return self._verify_id
+
+    def verify(self, repair: bool = True, timeout_s: float = 60.0) -> TableInfo:
+        """As `begin_verify`, and wait.  Raises PeerError, also when it takes longer."""
+        number = self.begin_verify(repair)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._call() as core:
+                found = core.table()
+            if found["verified"] == number:
+                info: TableInfo = _pick(TableInfo, found)
+                return info
+            if time.monotonic() > deadline:
+                raise PeerError(f"the comparison was not complete within {timeout_s:g} s")
+            time.sleep(0.01)
+
+    def table(self) -> TableInfo:
+        """What the last comparison found, on either node."""
+        with self._call() as core:
+            info: TableInfo = _pick(TableInfo, core.table())
+            return info
 
     # --- what we say of ourselves ---
 

@@ -1,0 +1,68 @@
+/* hak_capture_int.h - the capture thread's state, shared by hak_capture.c (events
+ * into records) and hak_list.c (what is found by listing this kernel's table). */
+#ifndef HAK_CAPTURE_INT_H
+#define HAK_CAPTURE_INT_H
+
+#include "hak_engine_int.h"
+
+enum {
+	HAK_READ_BATCH = 64,
+	HAK_READ_BUF = 4096,
+	HAK_MASTERS = 8,		/* generations of them; H.323 has four */
+};
+
+enum hak_listing {
+	HAK_LIST_NONE,
+	HAK_LIST_DIGEST, HAK_LIST_DIGEST_EXPECTS,	/* to sum up */
+	HAK_LIST_FLOWS, HAK_LIST_EXPECTS,		/* to send */
+};
+
+struct hak_capture {
+	struct hak_engine *e;
+	uint64_t rate_from, rate_events;
+	bool fast;			/* events come faster than NAP_RATE */
+	uint64_t poked;			/* stream sequence we last poked for */
+
+	enum hak_listing listing;
+	uint32_t generation;		/* of the copy */
+	bool scoped;			/* only the marked slots */
+	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
+	unsigned list_buckets;
+	bool list_disturbed;		/* the hash table was resized under it */
+
+	uint64_t session;		/* which one the round belongs to */
+	uint32_t round;			/* 0: none */
+	bool closed;
+	uint32_t chunks;		/* of marks, noted */
+	struct hak_mail mail;
+
+	struct hak_ctmsg msg;
+	struct mmsghdr mm[HAK_READ_BATCH];
+	struct iovec iov[HAK_READ_BATCH];
+	uint8_t bytes[HAK_READ_BATCH][HAK_READ_BUF];
+	uint8_t chunk[HAK_NL_BUF];
+};
+
+/* hak_capture.c: append a record to the open payload, send what is in it. */
+void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f);
+void hak_say_expect(struct hak_engine *e, uint8_t type, const struct hak_expect *x);
+void hak_say_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b, uint64_t b);
+void hak_say_flush(struct hak_engine *e);
+bool hak_wanted(const struct hak_engine *e, const struct hak_flow *f);
+/* False: the kernel has no such entry (any more). */
+bool hak_fetch(struct hak_engine *e, const struct hak_flow *id, struct hak_flow *out);
+void hak_master_id(const struct hak_flow *child, struct hak_flow *id);
+struct hak_flow hak_expect_master(const struct hak_expect *x);
+bool hak_send_master_of(struct hak_engine *e, const struct hak_flow *id);
+void hak_send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generations);
+bool hak_read_events(struct hak_capture *c, unsigned rounds);
+
+/* hak_list.c */
+void hak_list_touch(struct hak_engine *e, const struct hak_flow *f);
+void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round);
+void hak_list_chunk(struct hak_capture *c);
+/* What the peer asked about the comparison; c->mail holds it. */
+void hak_list_mail(struct hak_capture *c);
+void hak_list_off(struct hak_capture *c);
+
+#endif
