@@ -501,6 +501,9 @@ uint64_t hak_recon_step(struct hak_apply *a)
 			return 100 * HAK_MS;
 		atomic_store(&e->synced, false);
 		atomic_store(&e->sync_needed, false);
+		pthread_mutex_lock(&e->q_lock);
+		e->table.equal = 2;		/* what was proved, is history */
+		pthread_mutex_unlock(&e->q_lock);
 		hak_recon_start(a, NULL);
 		return STALE_NS;
 	}

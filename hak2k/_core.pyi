@@ -79,7 +79,6 @@ class Engine:
         """Start the paced sweep that gives larvae their natural timeouts:
         natural[protocol][state] in seconds, natural[0][0] the default."""
     def want_sync(self) -> None: ...  # passive: compare the tables now
-
     def verify(self, id: int, repair: bool) -> bool:
         """Compare both nodes' tables now; a verify.done event with this id (not 0)
         follows.  False: there is no peer."""

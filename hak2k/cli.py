@@ -25,6 +25,7 @@ from hak2k.errors import HakError, UnreachableError
 _Arguments = argparse.Namespace
 _SWAP_TIMEOUT_S: Final = 10.0
 _WAIT_TIMEOUT_S: Final = 30.0
+_VERIFY_TIMEOUT_S: Final = 120.0
 _GRACE_S: Final = 5.0  # for the daemon to answer beyond the time-out it was given
 _RETRY_S: Final = 0.1
 
@@ -114,6 +115,14 @@ def _reload(args: _Arguments) -> int:
         state = client.call("info")["local"]["state"]
     answer = f"Supervisor ? OK || Local fw ? {state.capitalize()}"
     return _show(args, result, lambda: [answer])
+
+
+def _verify(args: _Arguments) -> int:
+    with _client(args, args.timeout + _GRACE_S) as client:
+        result = client.call("verify", no_repair=args.no_repair, timeout=args.timeout)
+    from hak2k.present import verify_lines
+
+    return _show(args, result, lambda: verify_lines(result))
 
 
 def _plain(args: _Arguments) -> int:
@@ -219,8 +228,11 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "verify",
         None,
         "compare both kernels' tables, and repair the difference",
-        _plain,
-        (_arg("--no-repair", action="store_true", help="only compare"),),
+        _verify,
+        (
+            _arg("--no-repair", action="store_true", help="only compare"),
+            _timeout(_VERIFY_TIMEOUT_S),
+        ),
     ),
     Command("stats", None, "all counters", _stats),
     Command(

@@ -501,6 +501,7 @@ def _read_stream(t: _Table) -> StreamConfig:
         exclude_mark=_read_mark(t),
         exclude_local=t.flag("exclude_local", True),
         encrypt=t.flag("encrypt", True),
+        scrub_s=float(t.number("scrub_s", 0, 86400, "seconds", 60, float)),
     )
 
 

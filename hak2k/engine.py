@@ -167,6 +167,8 @@ class TableInfo:
     different: int
     """Both had these, in different states."""
     repaired: int
+    verified: int = 0
+    """The last `verify` that was carried out."""
 
 
 _KINDS: Mapping[str, type[HakError]] = {

@@ -99,16 +99,26 @@ CATALOG: Final[dict[str, Entry]] = {
     "handover.failed": Entry(
         "warning", "the peer did not acknowledge; nothing changed", "look at the links"
     ),
-    "sync.start": Entry("info", "a full copy of the active's table is arriving", ""),
-    "sync.done": Entry("info", "this node's table is complete: it is ready", ""),
+    "sync.start": Entry("info", "the two tables are being compared", ""),
+    "sync.done": Entry("info", "this node's table equals the active's: it is ready", ""),
     "sync.sent": Entry("info", "a full copy was sent to the peer", ""),
+    "recon.repaired": Entry(
+        "warning",
+        "the passive node's table differed from the active's, and was repaired",
+        "find out who changed it (conntrack -D, -F, another tool); else report it",
+    ),
+    "recon.stuck": Entry(
+        "error",
+        "the tables differ and repairing does not help: this node is not ready",
+        "compare the kernels: helpers, nf_conntrack_max, modules; see the example",
+    ),
     "overrun": Entry(
         "warning",
-        "this kernel lost conntrack events; a copy repairs it",
+        "this kernel lost conntrack events; a comparison repairs it",
         "raise net.core.rmem_max if it happens often",
     ),
     "stream.lost": Entry(
-        "warning", "the stream has a gap; a copy repairs it", "look at the HA links"
+        "warning", "the stream has a gap; a comparison repairs it", "look at the HA links"
     ),
     "table.full": Entry(
         "error",

@@ -27,7 +27,7 @@ from typing import Final
 from hak2k import gate, model
 from hak2k.config import Config, changed, load_config, reloadable
 from hak2k.election import deadline, refusal, settled, status, step
-from hak2k.engine import Engine, EngineEvent, PeerInfo
+from hak2k.engine import Engine, EngineEvent, PeerInfo, TableInfo
 from hak2k.errors import ConfigError, HakError, RefusedError
 from hak2k.events import EventLog
 from hak2k.model import Forced, Mode, Role
@@ -189,8 +189,12 @@ class Node:
         for command in commands:
             self._do(command)
         if self.state is not before:
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._poke()
+
+    def _poke(self) -> None:
+        """Whoever waits in `until` looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _do(self, command: model.Command) -> None:
         match command:
@@ -384,7 +388,7 @@ class Node:
             case "handover":
                 self.feed(model.HandoverReceived(int(data["term"])))
             case "sync.begin":
-                self.log.emit("sync.start", "a full copy is arriving")
+                self.log.emit("sync.start", "the tables are being compared")
                 self.feed(model.SyncBegin())
             case "sync.done":
                 self.log.emit(
@@ -395,6 +399,13 @@ class Node:
                     ms=round(data.get("ns", 0) / 1e6, 1),
                 )
                 self.feed(model.SyncDone())
+            case "recon.repaired":
+                self._news("recon.repaired", "the tables differed; they are equal now", **data)
+            case "recon.stuck":
+                self._news("recon.stuck", "the tables stay different", **data)
+                self.feed(model.SyncLost())
+            case "verify.done":
+                self._poke()
             case "stream.lost":
                 self._news("stream.lost", "the stream has a gap")
                 self.feed(model.SyncLost())
@@ -544,6 +555,19 @@ class Node:
             except TimeoutError:
                 pass
         return True
+
+    async def verify(self, repair: bool, timeout_s: float) -> TableInfo:
+        """Compare both kernels' tables.  Raises PeerError; RefusedError: not in time."""
+        number = self.engine.begin_verify(repair)
+
+        def done() -> bool:
+            return self.engine.table().verified == number
+
+        if not await self.until(done, timeout_s):
+            raise RefusedError(
+                f"not compared within {timeout_s:g} s; hak2kctl info tells whether the peer answers"
+            )
+        return self.engine.table()
 
     async def force(self, forced: Forced, *, alone: bool, timeout_s: float) -> None:
         """Force a state or lift it, and wait for the swap it means.

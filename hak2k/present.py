@@ -110,13 +110,26 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         lag = f"{stream['lag_records']} records, {stream['lag_ms']:g} ms behind"
         out.append(_row("stream", f"{stream['sequence']}, {how}", lag))
         equal = {True: "equal", False: "different", None: "not compared"}
-        out.append(_row("table", f"{table['entries']} entries", equal[table["equal"]]))
+        said = equal[table["equal"]]
+        if table["equal"] is not None:
+            said += f" as of {table['as_of']}, {table['age_ms'] / 1000:.1f} s ago"
+        out.append(_row("table", f"{table['entries']} entries", said))
     out.append(_row("FwadminRevision", _NONE, _NONE))
     if peer is None:
         out.append("Notice: the other firewall has not been heard yet")
     elif not peer.get("alive", True):
         out.append("Notice: the other firewall does not answer")
     return out
+
+
+def verify_lines(found: Json) -> list[str]:
+    """The answer of `verify`."""
+    verdict = "equal" if found["equal"] else "DIFFERENT"
+    differ = ", ".join(f"{found[k]} {k}" for k in ("missing", "extra", "different"))
+    return [
+        f"tables: {verdict} as of {found['as_of']}, {found['entries']} entries",
+        f"found: {differ}; repaired: {found['repaired']}",
+    ]
 
 
 def stats_lines(stats: Json) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from hak2k._version import __version__
 from hak2k.control import Handler
-from hak2k.engine import PeerInfo, wire_version
+from hak2k.engine import PeerInfo, TableInfo, wire_version
 from hak2k.errors import RefusedError, UsageError
 from hak2k.events import rfc3339
 from hak2k.model import Forced, Mode, TableState
@@ -21,6 +21,7 @@ from hak2k.node import Node
 STATE_VERSION: Final = 1  # of what the records mean, beside how they are written
 SWAP_TIMEOUT_S: Final = 10.0
 WAIT_TIMEOUT_S: Final = 30.0
+VERIFY_TIMEOUT_S: Final = 120.0
 MODES: Final = ("active", "passive", "starting", "fault")
 
 # Part of the command line for good, not built yet.
@@ -30,7 +31,6 @@ UNAVAILABLE: Final = (
     "synctest",
     "freeze",
     "resume",
-    "verify",
     "why",
 )
 
@@ -54,6 +54,7 @@ class Service:
             "wait": self.wait,
             "events": self.events,
             "reload": self.reload,
+            "verify": self.verify,
         }
         for name in UNAVAILABLE:
             table[name] = self._unavailable(name)
@@ -80,7 +81,7 @@ class Service:
     async def info(self, args: dict[str, Any]) -> dict[str, Any]:
         await self.node.idle()
         node, engine = self.node, self.node.engine
-        peer, stream = engine.peer(), engine.stream()
+        peer, stream, table = engine.peer(), engine.stream(), engine.table()
         return {
             "local": self._local(),
             "peer": None if peer is None else self._peer(peer),
@@ -106,9 +107,11 @@ class Service:
             },
             "table": {
                 "entries": engine.table_count(),
-                "equal": None,  # not known until both sides compute digests
-                "as_of": stream.sequence,
-                "age_ms": 0.0,
+                "equal": table.equal,
+                "as_of": table.as_of,
+                "age_ms": float(table.age_ms),
+                "compared": table.entries,
+                **_differences(table),
             },
         }
 
@@ -204,9 +207,30 @@ class Service:
             while True:
                 yield await queue.get()
 
+    async def verify(self, args: dict[str, Any]) -> dict[str, Any]:
+        """On either node; what differs is sent unless `no_repair`."""
+        timeout = _number(args, "timeout", VERIFY_TIMEOUT_S)
+        await self.node.idle()
+        table = await self.node.verify(not _flag(args, "no_repair"), timeout)
+        return {
+            "equal": bool(table.equal),
+            **_differences(table),
+            "as_of": table.as_of,
+            "entries": table.entries,
+        }
+
     async def reload(self, args: dict[str, Any]) -> dict[str, Any]:
         await self.node.idle()
         return {"changed": self.node.reload()}
+
+
+def _differences(table: TableInfo) -> dict[str, int]:
+    return {
+        "missing": table.missing,
+        "extra": table.extra,
+        "different": table.different,
+        "repaired": table.repaired,
+    }
 
 
 def _forced(forced: Forced) -> str:

@@ -26,6 +26,17 @@ class FakeCore:
         self.gate: bool | None = False
         self.peer_info: dict[str, Any] | None = None
         self.handover_ok = True
+        self.table_info: dict[str, Any] = {
+            "equal": None,
+            "verified": 0,
+            "as_of": 0,
+            "age_ms": 0,
+            "entries": 0,
+            "missing": 0,
+            "extra": 0,
+            "different": 0,
+            "repaired": 0,
+        }
         self.closed = False
         self._pending: list[dict[str, Any]] = []
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -113,6 +124,14 @@ class FakeCore:
 
     def want_sync(self) -> None:
         self._note("want_sync")
+
+    def verify(self, id: int, repair: bool) -> bool:
+        self._note("verify", (id, repair))
+        self.table_info["verified"] = id
+        return self.peer_info is not None
+
+    def table(self) -> dict[str, Any]:
+        return self.table_info
 
     def set_status(self, **status: int) -> None:
         self._note("set_status", status)

@@ -196,7 +196,7 @@ def test_arguments_reach_the_daemon(daemon: Daemon) -> None:
     assert asked["active"] == {"timeout": 3.0, "force": False}
     assert asked["passive"] == {"timeout": 10.0, "force": True}
     assert asked["freeze"] == {"seconds": 5.0}
-    assert asked["verify"] == {"no_repair": True}
+    assert asked["verify"] == {"no_repair": True, "timeout": 120.0}
     assert asked["diff"] == {"path": "etc/x"}
     assert asked["why"] == {"number": 2}
 

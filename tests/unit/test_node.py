@@ -391,7 +391,7 @@ def test_info(tmp_path: Path) -> None:
             info["stream"].items()
             >= {"lag_records": 2, "lag_ms": 0.5, "sequence": 12, "encrypted": True}.items()
         )
-        assert info["table"] == {"entries": 42, "equal": None, "as_of": 12, "age_ms": 0.0}
+        assert info["table"].items() >= {"entries": 42, "equal": None, "as_of": 0}.items()
         rig.core.say("peer.dead", silent_ns=1)
         await rig.logged("peer.dead")
         info = await rig.service.info({})
