@@ -1,0 +1,76 @@
+"""`hak2kctl verify`, and `info`'s table: what an operator can prove."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from typing import Any
+
+from hak2k.lab import Node, until
+from tests.e2e.duo import Duo
+
+KINDS = ("missing", "extra", "different")
+
+
+def verify(duo: Duo, fw: Node, *options: str) -> dict[str, Any]:
+    daemons = duo.lab.daemons
+    done = subprocess.run(
+        [daemons.bindir / "hak2kctl", "--socket", daemons[fw].control_socket, "verify", *options]
+        + ["--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found.keys() >= {"equal", *KINDS, "repaired", "as_of"}
+    return found
+
+
+def test_what_was_changed_behind_the_daemons_back(duo: Duo) -> None:
+    """Told by either node, repaired by either, and no connection notices."""
+    for fw in (duo.active, duo.passive):
+        found = verify(duo, fw)
+        assert found["equal"] is True
+        assert [found[kind] for kind in KINDS] == [0, 0, 0], duo.report()
+    passive = duo.passive
+    victims = list(passive.conntrack().values())[:9]
+    passive.ct.delete(*victims[:4])
+    for entry in victims[4:6]:
+        passive.ct.update(dataclasses.replace(entry, mark=entry.mark ^ 0x4000))
+    found = verify(duo, duo.active, "--no-repair")
+    assert found["equal"] is False
+    assert (found["missing"], found["different"], found["repaired"]) == (4, 2, 0)
+    found = verify(duo, passive)
+    assert found["equal"] is True
+    assert (found["missing"], found["different"], found["repaired"]) == (4, 2, 6)
+    duo.equal()
+    assert verify(duo, duo.active)["equal"] is True
+    for fw in duo.lab.fw:
+        table = duo.ask(fw, "info")["table"]
+        assert table["equal"] is True
+        assert table["age_ms"] < 60_000
+
+
+def test_a_flush_of_the_passive_node(duo: Duo) -> None:
+    duo.passive.run("conntrack", "-F")
+    assert verify(duo, duo.active)["missing"] > 10
+    duo.equal()
+
+
+def test_nobody_to_compare_with(duo: Duo) -> None:
+    active = duo.active
+    duo.lab.daemons.kill(duo.passive)
+    until(lambda: not duo.ask(active, "info")["peer"]["alive"], 5, "a dead peer")
+    daemons = duo.lab.daemons
+    done = subprocess.run(
+        [daemons.bindir / "hak2kctl", "--socket", daemons[active].control_socket, "verify"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "no peer" in done.stderr
