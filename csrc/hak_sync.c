@@ -30,6 +30,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <linux/netfilter/nf_conntrack_common.h>
+#include <linux/netfilter/nf_conntrack_tcp.h>
 
 enum {
 	MARGIN_S = 16,			/* between two copies' timeouts */
@@ -149,6 +150,15 @@ static void purge_expect(struct hak_apply *a, const struct hak_expect *x)
 
 /* ---- larvae ---------------------------------------------------------- */
 
+/* An update of a mark or a label alone sets the timeout and leaves TCP as it was. */
+static bool is_larva(const struct hak_flow *f, uint32_t larval)
+{
+	if (f->have & HAK_HAS_TCP_FLAGS &&
+	    !(f->tcp_flags[0] & f->tcp_flags[1] & IP_CT_TCP_FLAG_BE_LIBERAL))
+		return false;
+	return f->timeout + RENEW_S >= larval;
+}
+
 /* Not GRE: its timeout can be fixed only when an entry is made. */
 static void sum_up(struct hak_apply *a, struct hak_wr *w, struct hak_flow *f)
 {
@@ -156,7 +166,7 @@ static void sum_up(struct hak_apply *a, struct hak_wr *w, struct hak_flow *f)
 	uint32_t larval = atomic_load(&e->larval_timeout);
 
 	hak_recon_sum(a, f);
-	if (f->timeout + RENEW_S < larval && f->l4proto != IPPROTO_GRE)
+	if (!is_larva(f, larval) && f->l4proto != IPPROTO_GRE)
 		(void)hak_ct_put_timeout(w, ++e->apply_nl.seq, f, larval, HAK_LIBERAL_SET);
 }
 
