@@ -117,17 +117,19 @@ def _measure(seconds: float, flooded: bool) -> dict[str, Any]:
 
 
 def _loaded(lab: Lab, pair: rig.Pair, seconds: float) -> dict[str, Any]:
+    sent = pair.a.stats["heartbeats.sent"]
     before, cpu, began = pair.b.stats, _io(pair), time.monotonic()
     with _Watch(pair.b) as watch:
         rig.lives(lab, int(RATE * seconds), RATE)
     took = time.monotonic() - began
-    after = pair.b.stats
+    after, said = pair.b.stats, pair.a.stats["heartbeats.sent"] - sent
     return {
         "seconds": took,
         "rtt": spread(watch.found),
         "refused": (_drops(after) - _drops(before)) / took,
         "io_cpu": (_io(pair) - cpu) / 1e9 / took,
         "heartbeats": (after["heartbeats.received"] - before["heartbeats.received"]) / took,
+        "heartbeats_sent": said / took,
         "lost": after["stream.lost"] - before["stream.lost"],
         "handshakes": after["handshakes"],
     }
@@ -150,6 +152,7 @@ def run(options: Options) -> Result:
     table.rows += [
         ("garbage refused, datagrams/s", *(b["refused"] for b in both)),
         ("io thread, % of a CPU", *(b["io_cpu"] * 100 for b in both)),
+        ("heartbeats sent, per second", *(b["heartbeats_sent"] for b in both)),
         ("heartbeats heard, per second", *(b["heartbeats"] for b in both)),
         ("round trip p50, us", *(b["rtt"]["p50"] for b in both)),
         ("round trip p99, us", *(b["rtt"]["p99"] for b in both)),
