@@ -33,6 +33,7 @@ APT_BUILD := gcc libc6-dev make libssl-dev linux-libc-dev
 APT_RUN := nftables libnftables1 conntrack iproute2 iputils-ping procps netbase
 APT_DOCS := mandoc
 APT_FUZZ := clang libclang-rt-14-dev
+APT_M32 := gcc-multilib
 APT_LOG := $(B)/apt.log
 
 CORE_SRC := $(sort $(wildcard csrc/*.c csrc/*.h hak2k/*.pyx hak2k/*.pxd))
@@ -167,17 +168,22 @@ $(B)/lint/%.o: csrc/%.c $(wildcard csrc/*.h) Makefile
 	@gcc $(STRICT) $(ANALYZER) -c -o $@ $<
 
 .PHONY: asan
-asan: apt-deps ## C tests and the fuzz corpus under AddressSanitizer and UBSan
+asan: apt-deps ## C tests and the fuzz corpus under AddressSanitizer and UBSan; 32-bit codec
+	@$(call apt,$(APT_M32))
 	@$(call need,tests/c/Makefile)
 	@$(MAKE) -C tests/c asan
+	@$(MAKE) -C tests/c m32
 	@$(call need,tests/fuzz/Makefile)
 	@$(MAKE) -C tests/fuzz replay
 
 .PHONY: fuzz
-fuzz: apt-deps ## libFuzzer on every parser, FUZZ_SECONDS each
+fuzz: build ## libFuzzer on every parser, FUZZ_SECONDS each
 	@$(call apt,$(APT_FUZZ))
 	@$(call need,tests/fuzz/Makefile)
 	@$(MAKE) -C tests/fuzz fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	@echo 'fuzz: control socket and configuration'
+	@HAK2K_EXAMPLES=$$(( $(FUZZ_SECONDS) * 50 )) timeout -k 30 $$(( $(FUZZ_SECONDS) * 4 + 120 )) \
+		$(BIN)/python -m pytest -q -o timeout=0 tests/unit/test_hostile_text.py </dev/null
 
 .PHONY: docs
 docs: build ## regenerate docs/events.md, check the manual pages

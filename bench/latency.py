@@ -21,7 +21,7 @@ RATES = ((200, 10), (1000, 5))  # lives per second, for how many seconds
 LIMIT_US = 2000
 
 
-def _latencies(lab: Lab) -> tuple[list[float], int]:
+def latencies(lab: Lab) -> tuple[list[float], int]:
     """Nanoseconds for each entry that both have; and how many one of them lacks."""
     active, passive = lab.fw1.ct.dump(), lab.fw2.ct.dump()
     found, missing = [], 0
@@ -46,7 +46,7 @@ def _measure(rate: int, seconds: float) -> dict[str, Any]:
         with rig.Pair(lab) as pair:
             made = rig.lives(lab, int(rate * seconds), rate)
             pair.settled()
-            found, missing = _latencies(lab)
+            found, missing = latencies(lab)
             stats = pair.b.stats
     return {
         "lives": made["lives"],

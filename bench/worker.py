@@ -105,6 +105,9 @@ class Worker:
                     return {**self.activate(), "woken_ns": heard, "silent_ns": event["silent_ns"]}
         raise TimeoutError("the peer lives")
 
+    def links(self) -> list[dict[str, Any]]:
+        return list(self.engine.links())
+
     def state(self) -> dict[str, Any]:
         """All that the other side waits for."""
         peer = self.engine.peer()

@@ -646,13 +646,16 @@ def parse_config(text: str, path: Path) -> Config:
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+        lines = locate(text)
+    except RecursionError:
+        raise ConfigError([f"{path}:1: syntax: is nested too deeply, correct it"]) from None
+    except ValueError as e:  # TOMLDecodeError, or a number of thousands of digits
         match = _TOML_LINE.match(str(e))
         line = int(match[2]) if match else text.count("\n") + 1
         what = match[1] if match else str(e)
         raise ConfigError([f"{path}:{line}: syntax: {what}, correct it"]) from None
     base = path.absolute().parent
-    report = _Report(path, locate(text))
+    report = _Report(path, lines)
     top = _Table(report, (), data)
     top.known.update(_SECTIONS)
 

@@ -209,7 +209,7 @@ async def _closed(reader: asyncio.StreamReader) -> None:
 def _parse(line: bytes) -> tuple[str, dict[str, Any]]:
     try:
         request = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: nested too deeply
         raise UsageError("the request is not JSON") from None
     if not isinstance(request, dict) or not isinstance(request.get("command"), str):
         raise UsageError('the request has no "command"')

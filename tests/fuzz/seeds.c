@@ -5,6 +5,7 @@
 #include "hak_ct.h"
 #include "hak_wire.h"
 #include "hak_control.h"
+#include "hak_engine.h"
 #include "fuzz_hello.h"
 #include "../c/flows.h"
 
@@ -155,6 +156,71 @@ static void hello_seeds(void)
 	save("hello", "second-forged", &w);
 }
 
+/* See fuzz_datagram.c for the form: a turn is how, length, bytes. */
+static void turn(struct hak_wr *w, uint8_t how, const void *bytes, size_t n)
+{
+	hak_wr_u8(w, how);
+	hak_wr_u16(w, (uint16_t)n);
+	hak_wr_copy(w, bytes, n);
+}
+
+static void sealed_turn(struct hak_wr *w, uint8_t how, uint8_t kind, uint16_t seq,
+			const struct hak_wr *payload)
+{
+	hak_wr_u8(w, how);
+	hak_wr_u16(w, (uint16_t)(hak_wr_len(payload) + 4));
+	hak_wr_u8(w, kind);
+	hak_wr_u8(w, 0);
+	hak_wr_u16(w, seq);
+	hak_wr_copy(w, payload->base, hak_wr_len(payload));
+}
+
+static void datagram_seeds(void)
+{
+	static const char noise[60] = "\1\4\0\7\x11\x11\x11\x11";
+	static uint8_t payload[1024];
+	const struct hak_heartbeat beat = { 1, 1000, 900, 50, 60, 20 };
+	const struct hak_hello hello = { .wire_min = 1, .wire_max = 1, .encrypt = true,
+					 .session = 77, .boot_id = 1, .boot_ms = 2, .stamp = 3,
+					 .serial = "FW-1", .model = "lab", .version = "1.0" };
+	const struct hak_flow f = make_flow(AF_INET, IPPROTO_TCP);
+	struct hak_wr w = hak_wr_on(buf, sizeof buf), p = hak_wr_on(payload, sizeof payload);
+
+	hak_wr_u8(&w, HAK_PASSIVE);
+	for (size_t n = 0; n <= sizeof noise; n += 15)
+		turn(&w, (uint8_t)(n & 32), noise, n);
+	save("datagram", "noise", &w);
+	for (uint8_t role = 0; role < 8; role++) {	/* and beginning or not */
+		char name[16];
+
+		snprintf(name, sizeof name, "role-%u", role);
+		w = hak_wr_on(buf, sizeof buf);
+		hak_wr_u8(&w, role);
+		for (uint16_t seq = 0; seq < 6; seq++) {
+			p = hak_wr_on(payload, sizeof payload);
+			NEED(!hak_wire_put_flow(&p, HAK_REC_FLOW_NEW, &f));
+			sealed_turn(&w, 1, 1, seq ^ 1, &p);
+			p = hak_wr_on(payload, sizeof payload);
+			hak_put_heartbeat(&p, &beat);
+			hak_put_ack(&p, &(struct hak_ack){ .next = 20, .applied = seq });
+			hak_put_nack(&p, &(struct hak_range){ 25, 3 }, 1);
+			NEED(!hak_wire_put_flow(&p, HAK_REC_FLOW_WANT, &f));
+			sealed_turn(&w, seq == 4 ? 5 : 1, 0, seq, &p);
+			turn(&w, 3, "", 1);
+		}
+		save("datagram", name, &w);
+	}
+	w = hak_wr_on(buf, sizeof buf);
+	p = hak_wr_on(payload, sizeof payload);
+	hak_put_hello(&p, &hello);
+	hak_wr_u8(&w, HAK_PASSIVE);
+	turn(&w, 2, payload, hak_wr_len(&p));
+	turn(&w, 3, "", 1);
+	turn(&w, 2 | 8, payload, hak_wr_len(&p));
+	turn(&w, 2 | 32, payload, hak_wr_len(&p));
+	save("datagram", "offer", &w);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -179,5 +245,6 @@ int main(int argc, char **argv)
 	other_seeds();
 	control_seeds();
 	hello_seeds();
+	datagram_seeds();
 	return t_end();
 }
