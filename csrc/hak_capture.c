@@ -33,6 +33,7 @@ enum {
 	NAP_NS = 1 * HAK_MS,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
+	TRAP_QUIET_NS = 500 * HAK_MS,	/* then an incident is over, and told */
 	GENERATIONS = 8,		/* of masters; H.323 has four */
 };
 
@@ -48,6 +49,7 @@ struct capture {
 	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
 	unsigned list_buckets;
 	bool list_disturbed;		/* the hash table was resized under it */
+	uint64_t trapped, trapped_ns;	/* of this incident: how many, the last */
 	struct hak_ctmsg msg;
 	struct mmsghdr mm[BATCH];
 	struct iovec iov[BATCH];
@@ -298,6 +300,50 @@ static void serve_fetches(struct capture *c, uint64_t *next)
 	}
 }
 
+/* ---- the masquerade trap ---------------------------------------------- */
+
+/* The device or address that a connection was masqueraded to is gone, and the kernel
+ * ended it for that: the peer's copy lives on, for the peer may soon serve it. */
+static bool trapped(struct capture *c, const struct hak_flow *f)
+{
+	struct hak_engine *e = c->e;
+	uint64_t now = hak_now();
+
+	if (!hak_trap_holds(&e->trap, f, now))
+		return false;
+	hak_count(&e->stats, HAK_STAT_TRAPPED);
+	c->trapped++;
+	c->trapped_ns = now;
+	atomic_store(&e->trapped_until_ns, now + HAK_TRAP_NS);
+	return true;
+}
+
+/* While what was lost is missing, the tables go on to differ.  Once it is back and no
+ * swap came, the time runs out and the peer's copies are extra like any others. */
+static void watch_trap(struct capture *c)
+{
+	struct hak_engine *e = c->e;
+	uint64_t now = hak_now();
+	uint64_t until = atomic_load(&e->trapped_until_ns);
+
+	hak_trap_read(&e->trap, now);
+	if (until && now < until && hak_trap_missing(&e->trap))
+		atomic_store(&e->trapped_until_ns, now + HAK_TRAP_NS);
+	if (c->trapped && now - c->trapped_ns > TRAP_QUIET_NS) {
+		hak_emit(e, HAK_EV_TRAPPED, c->trapped, 0, 0, NULL);
+		c->trapped = 0;
+	}
+}
+
+static void leave_trap(struct capture *c)
+{
+	atomic_store(&c->e->trapped_until_ns, 0);
+	if (c->trapped)
+		hak_emit(c->e, HAK_EV_TRAPPED, c->trapped, 0, 0, NULL);
+	c->trapped = 0;
+	hak_trap_read(&c->e->trap, hak_now());
+}
+
 /* ---- events ---------------------------------------------------------- */
 
 static void on_flow(struct capture *c, struct hak_ctmsg *m)
@@ -316,6 +362,8 @@ static void on_flow(struct capture *c, struct hak_ctmsg *m)
 		return;
 	}
 	if (m->what == HAK_CT_DESTROY) {
+		if (trapped(c, f))
+			return;
 		put_flow(e, HAK_REC_FLOW_DESTROY, f);
 		return;
 	}
@@ -405,6 +453,8 @@ static bool read_events(struct capture *c, unsigned rounds)
 			hak_count_n(&e->stats, HAK_STAT_EVENTS_UNSENT, (unsigned)n);
 			continue;
 		}
+		/* why any of these ended has been told before them */
+		hak_trap_read(&e->trap, hak_now());
 		for (int i = 0; i < n; i++)
 			on_event_bytes(c, c->bytes[i], c->mm[i].msg_len);
 		if (n < BATCH)
@@ -603,6 +653,7 @@ static void active_round(struct capture *c)
 	uint32_t asked;
 	bool drain, more;
 
+	watch_trap(c);
 	more = read_events(c, 16);
 	serve_fetches(c, &fetch_due);
 
@@ -671,6 +722,7 @@ void *hak_capture_main(void *engine)
 		}
 		/* not ours to publish: forget what was begun */
 		c.listing = LIST_NONE;
+		leave_trap(&c);
 		batch_begin(e);
 		(void)poll(&p, 1, 1000);
 		hak_unwake(e->wake_capture);

@@ -68,7 +68,8 @@ struct hak_engine_cfg {
 	X(APPLY_ERROR, "apply.error")	/* a: errno, text */ \
 	X(SLIP, "slip")			/* a: ns */ \
 	X(HELLO_REFUSED, "hello.refused") /* text */ \
-	X(SWEEP_DONE, "sweep.done")	/* a: entries, c: ns */
+	X(SWEEP_DONE, "sweep.done")	/* a: entries, c: ns */ \
+	X(TRAPPED, "masquerade.trapped") /* a: connections */
 
 enum hak_event_type {
 #define X(id, name) HAK_EV_##id,

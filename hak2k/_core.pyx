@@ -44,6 +44,7 @@ _EVENT_FIELDS = {
     "apply.error": ("errno", None, None),
     "slip": ("ns", None, None),
     "sweep.done": ("entries", None, "ns"),
+    "masquerade.trapped": ("connections", None, None),
 }
 
 
