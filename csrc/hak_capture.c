@@ -23,8 +23,11 @@ enum {
 	NAP_NS = 1 * HAK_MS,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
+	TRAP_QUIET_NS = 500 * HAK_MS,	/* then an incident is over, and told */
 	BUSY_NS = 5 * HAK_MS,		/* a listing's chunk that late goes before events */
 };
+
+#define TRAP_LONGEST_NS (60000 * (uint64_t)HAK_MS)	/* then the peer will not take over */
 
 /* ---- sending --------------------------------------------------------- */
 
@@ -257,6 +260,51 @@ static void serve_fetches(struct hak_capture *c, uint64_t *next)
 	}
 }
 
+/* ---- the masquerade trap ---------------------------------------------- */
+
+/* The device or address that a connection was masqueraded to is gone, and the kernel
+ * ended it for that: the peer's copy lives on, for the peer may soon serve it. */
+static bool trapped(struct hak_capture *c, const struct hak_flow *f)
+{
+	struct hak_engine *e = c->e;
+	uint64_t now = hak_now();
+
+	if (!hak_trap_holds(&e->trap, f, now))
+		return false;
+	hak_count(&e->stats, HAK_STAT_TRAPPED);
+	c->trapped++;
+	c->trapped_ns = now;
+	atomic_store(&e->trapped_until_ns, now + HAK_TRAP_NS);
+	return true;
+}
+
+/* While what was lost is missing, the tables go on to differ.  Once it is back and no
+ * swap came, the time runs out and the peer's copies are extra like any others. */
+static void watch_trap(struct hak_capture *c)
+{
+	struct hak_engine *e = c->e;
+	uint64_t now = hak_now();
+	uint64_t until = atomic_load(&e->trapped_until_ns);
+
+	hak_trap_read(&e->trap, now);
+	if (until && now < until && now - c->trapped_ns < TRAP_LONGEST_NS &&
+	    hak_trap_missing(&e->trap))
+		atomic_store(&e->trapped_until_ns, now + HAK_TRAP_NS);
+	if (c->trapped && now - c->trapped_ns > TRAP_QUIET_NS) {
+		hak_emit(e, HAK_EV_TRAPPED, c->trapped, 0, 0, NULL);
+		c->trapped = 0;
+	}
+}
+
+static void leave_trap(struct hak_capture *c)
+{
+	atomic_store(&c->e->trapped_until_ns, 0);
+	if (c->trapped)
+		hak_emit(c->e, HAK_EV_TRAPPED, c->trapped, 0, 0, NULL);
+	c->trapped = 0;
+	hak_trap_read(&c->e->trap, hak_now());
+}
+
 /* ---- events ---------------------------------------------------------- */
 
 static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
@@ -275,7 +323,8 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 		return;
 	}
 	if (m->what == HAK_CT_DESTROY) {
-		hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
+		if (!trapped(c, f))
+			hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
 		return;
 	}
 	hak_say_flow(e, m->what == HAK_CT_NEW ? HAK_REC_FLOW_NEW : HAK_REC_FLOW_UPDATE, f);
@@ -364,6 +413,8 @@ bool hak_read_events(struct hak_capture *c, unsigned rounds)
 			hak_count_n(&e->stats, HAK_STAT_EVENTS_UNSENT, (unsigned)n);
 			continue;
 		}
+		/* why any of these ended has been told before them */
+		hak_trap_read(&e->trap, hak_now());
 		for (int i = 0; i < n; i++)
 			on_event_bytes(c, c->bytes[i], c->mm[i].msg_len);
 		if (n < HAK_READ_BATCH)
@@ -445,6 +496,7 @@ static void active_round(struct hak_capture *c)
 	uint32_t asked, round;
 	bool drain, more;
 
+	watch_trap(c);
 	more = hak_read_events(c, 16);
 	serve_fetches(c, &fetch_due);
 
@@ -520,6 +572,7 @@ void *hak_capture_main(void *engine)
 			continue;
 		}
 		/* not ours to publish: forget what was begun */
+		leave_trap(&c);
 		if (c.round || c.listing)
 			hak_list_off(&c);
 		batch_begin(e);

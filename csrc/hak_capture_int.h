@@ -22,6 +22,7 @@ struct hak_capture {
 	uint64_t rate_from, rate_events;
 	bool fast;			/* events come faster than NAP_RATE */
 	uint64_t poked;			/* stream sequence we last poked for */
+	uint64_t trapped, trapped_ns;	/* of this incident: how many, the last */
 
 	enum hak_listing listing;
 	uint32_t generation;		/* of the copy */

@@ -171,7 +171,7 @@ static void unset_fds(struct hak_engine *e)
 	e->wake_io = e->wake_capture = e->wake_apply = e->event_fd = -1;
 	e->events_nl.fd = e->fetch_nl.fd = e->list_nl.fd = -1;
 	e->apply_nl.fd = e->survey_nl.fd = e->count_nl.fd = e->gate.nl.fd = -1;
-	e->announcer.fd = -1;
+	e->announcer.fd = e->trap.fd = -1;
 	for (unsigned i = 0; i < HAK_LINKS_MAX; i++)
 		e->links[i].fd = -1;
 }
@@ -201,6 +201,7 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("memory for digests", hak_digest_init(&e->tx_digest));
 	TRY("memory for digests", hak_digest_init(&e->rx_digest));
 	TRY("conntrack netlink socket", hak_nl_open(&e->events_nl, HAK_NL_EVENT_BUF));
+	TRY("route netlink socket", hak_trap_open(&e->trap));
 	TRY("conntrack netlink socket", hak_nl_open(&e->fetch_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->apply_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->count_nl, HAK_NL_CALL_BUF));
@@ -301,6 +302,7 @@ void hak_engine_free(struct hak_engine *e)
 		if (e->links[i].fd >= 0)
 			close(e->links[i].fd);
 	hak_nl_close(&e->events_nl);
+	hak_trap_close(&e->trap);
 	hak_nl_close(&e->fetch_nl);
 	hak_nl_close(&e->list_nl);
 	hak_nl_close(&e->apply_nl);

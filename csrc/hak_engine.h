@@ -72,7 +72,8 @@ struct hak_engine_cfg {
 	X(SWEEP_DONE, "sweep.done")	/* a: entries, c: ns */ \
 	X(RECON_REPAIRED, "recon.repaired") /* a: missing, b: extra, c: different, text */ \
 	X(RECON_STUCK, "recon.stuck")	/* the same: repairing them does not help */ \
-	X(VERIFIED, "verify.done")	/* a: id */
+	X(VERIFIED, "verify.done")	/* a: id */ \
+	X(TRAPPED, "masquerade.trapped") /* a: connections */
 
 enum hak_event_type {
 #define X(id, name) HAK_EV_##id,

@@ -30,6 +30,7 @@
 #include "hak_nl.h"
 #include "hak_replay.h"
 #include "hak_stream.h"
+#include "hak_trap.h"
 #include "hak_wire.h"
 
 enum {
@@ -174,6 +175,10 @@ struct hak_engine {
 
 	/* capture */
 	struct hak_nl events_nl, fetch_nl, list_nl;
+	struct hak_trap trap;
+	/* Until then (monotonic) the peer has, on purpose, connections that are gone
+	 * here: nothing may be deleted there for being absent here. */
+	_Atomic uint64_t trapped_until_ns;
 	struct hak_wr batch;		/* over batch_bytes */
 	uint16_t batch_records;
 	uint8_t batch_bytes[HAK_PAYLOAD_MAX];

@@ -56,6 +56,7 @@
 	X(EVENTS_BAD, "capture.malformed")	/* netlink we could not decode */ \
 	X(EVENTS_UNSENT, "capture.no_peer")	/* nobody to send to */ \
 	X(OVERRUNS, "capture.overruns")		/* ENOBUFS: the kernel dropped events */ \
+	X(TRAPPED, "capture.trapped")		/* ends not told: see hak_trap.h */ \
 	X(FETCHES, "capture.fetches")		/* entries read anew */ \
 	X(SYNCS_SENT, "sync.sent") \
 	X(SYNC_ENTRIES_SENT, "sync.entries_sent") \

@@ -47,6 +47,7 @@ _EVENT_FIELDS = {
     "recon.repaired": ("missing", "extra", "different"),
     "recon.stuck": ("missing", "extra", "different"),
     "verify.done": ("id", None, None),
+    "masquerade.trapped": ("connections", None, None),
 }
 
 

@@ -133,6 +133,12 @@ CATALOG: Final[dict[str, Entry]] = {
         "this node's own timer was late; the peer is not accused",
         "give the machine more time; look for what stalls it",
     ),
+    "masquerade.trapped": Entry(
+        "warning",
+        "a device or address of this active node went, and with it the connections "
+        "masqueraded to it; the peer keeps its copies of them",
+        "let the peer take over; use hapassive before such work",
+    ),
     "sweep.done": Entry("info", "taken-over entries have natural timeouts again", ""),
     "gate.missing": Entry(
         "error",

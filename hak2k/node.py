@@ -52,6 +52,7 @@ _NEWS: Final = {
     "slip": "our heartbeat timer was late",
     "hello.refused": "a handshake was refused",
     "sync.sent": "a full copy was sent",
+    "masquerade.trapped": "a device or address went; the peer keeps what was masqueraded to it",
     "sweep.done": "all taken-over entries have natural timeouts",
 }
 

@@ -1,0 +1,52 @@
+"""The masquerade trap: a device or an address goes on the active node, the kernel ends
+what was masqueraded to it, and the peer must keep it all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from hak2k.lab import Entry
+from hak2k.lab.topology import WAN4, WAN6
+from tests.e2e.duo import Duo
+
+SRC_NAT = 1 << 4  # IPS_SRC_NAT
+
+
+def masqueraded(entry: Entry) -> bool:
+    return bool(entry.status & SRC_NAT) and entry.reply.dst == WAN4
+
+
+@pytest.mark.parametrize("way", ["address", "link"])
+def test_masqueraded_flows_outlive_their_device(duo: Duo, way: str) -> None:
+    assert duo.traffic is not None
+    # Of its own making: a node that took over has copies, which are immune.
+    duo.traffic.open("masq", "tcp", 3)
+    duo.traffic.open("masq", "udp", 2)
+    duo.traffic.wait_established()
+    duo.equal()
+    duo.mark()
+    active, passive = duo.active, duo.passive
+    before = active.conntrack(masqueraded)
+    assert len(before) >= 5
+    after = duo.position(active)
+    if way == "link":
+        active.down("wan")  # its quality falls: the peer takes over by itself
+    else:
+        active.run("ip", "address", "del", f"{WAN4}/24", "dev", "wan")
+    event = duo.wait_event(active, "masquerade.trapped", after)
+    assert event["connections"] >= 5
+    assert duo.ask(active, "stats")["capture.trapped"] >= 5
+    if way == "address":
+        duo.ask(active, "passive")
+    duo.wait_mode(passive, "active")
+    kept = passive.conntrack(masqueraded)
+    assert [key for key in before if key not in kept] == []
+    duo.unharmed(passive)
+    # Once all is well again, both are equal.
+    if way == "link":
+        active.up("wan")
+        active.run("ip", "address", "add", f"{WAN6}/64", "dev", "wan", "nodad")
+    else:
+        active.run("ip", "address", "add", f"{WAN4}/24", "dev", "wan")
+    duo.heal()
+    duo.equal()
