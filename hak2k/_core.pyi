@@ -50,6 +50,7 @@ class Engine:
         protocols: Sequence[int] | None,  # None: all
         exclude_mark: tuple[int, int] | None,  # value, mask
         exclude_local: bool,
+        exclude_networks: Sequence[tuple[bytes, int]] = (),  # address, length of prefix
     ) -> None: ...
 
     # life

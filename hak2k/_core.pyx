@@ -106,7 +106,7 @@ cdef class Engine:
         self, *, int cluster, bytes psk, str serial, str model, str version,
         int priority, links, int port, int heartbeat_ms, int dead_after_ms,
         bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
-        bint exclude_local,
+        bint exclude_local, exclude_networks=(),
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -150,6 +150,14 @@ cdef class Engine:
             if exclude_mark is not None:
                 cfg.policy.mark, cfg.policy.mark_mask = exclude_mark
             cfg.policy.exclude_local = exclude_local
+            if len(exclude_networks) > c.HAK_NETS_MAX:
+                raise CoreError("config", f"at most {c.HAK_NETS_MAX} excluded networks")
+            # in one order, whatever the file's: the two nodes compare their policies
+            for i, (raw, bits) in enumerate(sorted(exclude_networks)):
+                cfg.policy.nets[i].l3 = c.AF_INET if len(raw) == 4 else c.AF_INET6
+                cfg.policy.nets[i].bits = bits
+                memcpy(cfg.policy.nets[i].addr, <const char *>raw, len(raw))
+            cfg.policy.n_nets = len(exclude_networks)
             cfg.larval_timeout = LARVAL_TIMEOUT
             with nogil:
                 r = c.hak_engine_new(&self.e, cfg, why, &err)

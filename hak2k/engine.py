@@ -30,6 +30,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -227,6 +228,10 @@ class Engine:
                 protocols=config.stream.protocols,
                 exclude_mark=config.stream.exclude_mark,
                 exclude_local=config.stream.exclude_local,
+                exclude_networks=[
+                    (net.network_address.packed, net.prefixlen)
+                    for net in map(ip_network, config.stream.exclude_networks)
+                ],
             )
             self._core.set_announcements(config.announcements)
 
