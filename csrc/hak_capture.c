@@ -135,8 +135,19 @@ out:
 		(e)->batch_records++; \
 	} while (0)
 
+/* Connections that opted out by mark and that the peer does not hold: each of their
+ * changes would else be told as an end.  One that loses its slot is told so again. */
+static bool is_out(const struct hak_engine *e, uint64_t hash)
+{
+	return e->out[hash % HAK_OUT_SLOTS] == hash;
+}
+
 static void put_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
 {
+	uint64_t hash = hak_flow_hash(f, e->hash_key);
+
+	if (type != HAK_REC_FLOW_DESTROY && is_out(e, hash))
+		e->out[hash % HAK_OUT_SLOTS] = 0;
 	PUT(e, hak_wire_put_flow, type, f);
 }
 
@@ -300,6 +311,16 @@ static void serve_fetches(struct capture *c, uint64_t *next)
 
 /* ---- events ---------------------------------------------------------- */
 
+/* Born so, or perhaps just now: then it must not stay over there. */
+static void opted_out(struct hak_engine *e, const struct hak_flow *f, bool born)
+{
+	uint64_t hash = hak_flow_hash(f, e->hash_key);
+
+	if (!born && !is_out(e, hash))
+		put_flow(e, HAK_REC_FLOW_DESTROY, f);
+	e->out[hash % HAK_OUT_SLOTS] = hash;
+}
+
 static void on_flow(struct capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
@@ -309,10 +330,9 @@ static void on_flow(struct capture *c, struct hak_ctmsg *m)
 		touch(e, f);
 	if (!wanted(e, f)) {
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
-		/* Perhaps its mark opted out just now: it must not stay over there. */
-		if (m->what == HAK_CT_UPDATE &&
+		if (m->what != HAK_CT_DESTROY &&
 		    hak_policy_concerns(&e->cfg.policy, hak_engine_locals(e), f))
-			put_flow(e, HAK_REC_FLOW_DESTROY, f);
+			opted_out(e, f, m->what == HAK_CT_NEW);
 		return;
 	}
 	if (m->what == HAK_CT_DESTROY) {
@@ -671,6 +691,7 @@ void *hak_capture_main(void *engine)
 		}
 		/* not ours to publish: forget what was begun */
 		c.listing = LIST_NONE;
+		memset(e->out, 0, sizeof e->out);
 		batch_begin(e);
 		(void)poll(&p, 1, 1000);
 		hak_unwake(e->wake_capture);

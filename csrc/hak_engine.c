@@ -188,7 +188,8 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("conntrack netlink socket", hak_nl_open(&e->apply_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->count_nl, HAK_NL_CALL_BUF));
 	/* what we write ourselves is no news */
-	TRY("filter of the event socket", hak_nl_ignore(&e->events_nl, e->apply_nl.portid));
+	TRY("filter of the event socket",
+	    hak_nl_filter(&e->events_nl, e->apply_nl.portid, &e->cfg.policy));
 	for (unsigned i = 0; i < e->cfg.n_interfaces; i++)
 		names[i] = e->cfg.interfaces[i];
 	TRY("data interfaces", hak_gate_init(&e->gate, e->cfg.gate_table, names,

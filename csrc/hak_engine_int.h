@@ -35,6 +35,7 @@ enum {
 	HAK_ASK_HELD = 256,		/* FLOW_WANTs waiting, either way */
 	HAK_HELLO_PER_S = 50,		/* handshakes we are willing to compute */
 	HAK_TOUCHED_BITS = 1 << 16,
+	HAK_OUT_SLOTS = 1 << 14,
 };
 
 static inline uint64_t hak_now(void)
@@ -159,6 +160,7 @@ struct hak_engine {
 	uint16_t batch_records;
 	uint8_t batch_bytes[HAK_PAYLOAD_MAX];
 	uint8_t touched[HAK_TOUCHED_BITS / 8];
+	uint64_t out[HAK_OUT_SLOTS];	/* hashes of what the peer lacks for its mark */
 
 	/* apply */
 	struct hak_nl apply_nl, survey_nl;

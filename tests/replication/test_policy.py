@@ -1,0 +1,81 @@
+"""What is not replicated: by mark, protocol, network."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import replace
+
+from hak2k.lab import Lab, Tuple
+from tests.pair import Pair, pair
+from tests.replication.entries import make
+
+
+def tx(two: Pair) -> int:
+    return two.a.stats["tx.records"]
+
+
+def test_a_mark_goes_in_and_out_of_the_policy(lab: Lab) -> None:
+    """Out: it disappears, told once.  In: it appears.  Born out: not a word."""
+    with pair(lab) as two:
+        born_out = replace(make("udp", 4, "plain", "10.71.13.1"), mark=0x100)
+        goes = replace(make("tcp", 4, "snat", "10.71.13.2"), mark=1)
+        lab.fw1.ct.create(goes)
+        two.fence()
+        assert lab.fw2.ct.get(goes.orig) is not None
+        before = tx(two)
+        lab.fw1.ct.create(born_out)
+        for mark in (0x101, 0x102, 0x103):
+            lab.fw1.ct.change(born_out, mark=mark)
+        lab.fw1.ct.delete(born_out)
+        two.fence()
+        assert tx(two) - before == 2, "more than the fence's two records"
+        before = tx(two)
+        for mark in (0x100, 0x101, 0x102):
+            lab.fw1.ct.change(goes, mark=mark)
+        two.fence()
+        assert lab.fw2.ct.get(goes.orig) is None
+        assert tx(two) - before == 3, "an end, and the fence's two records"
+        lab.fw1.ct.change(goes, mark=2)
+        two.fence()
+        found = lab.fw2.ct.get(goes.orig)
+        assert found is not None and found.mark == 2
+        lab.fw1.ct.change(goes, mark=0x100)
+        two.fence()
+        assert lab.fw2.ct.get(goes.orig) is None
+
+
+def test_excluded_protocols_do_not_reach_user_space(lab: Lab) -> None:
+    """The filter on the socket tells all 256 protocols apart as the policy does."""
+    kept = {17, 89, 132, 255}
+    flows = {}
+    for number in range(1, 256):
+        orig = Tuple("10.71.13.1", "10.72.13.1", number)
+        if number not in (1, 6, 33, 58, 132, 47, 136, 17):
+            flows[number] = replace(make("esp", 4, "plain", "10.71.13.1"), orig=orig,
+                                    reply=orig.inverse())  # fmt: skip
+    for name, number in (("tcp", 6), ("sctp", 132), ("icmp", 1), ("udp", 17)):
+        flows[number] = make(name, 4, "plain", "10.71.13.9")
+    with pair(lab, protocols=sorted(kept)) as two:
+        two.fence()
+        before = two.a.stats
+        lab.fw1.ct.create(*flows.values())
+        two.fence()
+        after = two.a.stats
+        there = {entry.orig.proto for entry in lab.fw2.conntrack().values()}
+        assert there == kept
+        assert after["capture.excluded"] == before["capture.excluded"]
+        assert after["capture.events"] - before["capture.events"] == len(kept) + 2
+
+
+def test_excluded_networks(lab: Lab) -> None:
+    def packed(text: str) -> tuple[bytes, int]:
+        net = ipaddress.ip_network(text)
+        return net.network_address.packed, net.prefixlen
+
+    nets = [packed("10.71.13.0/24"), packed("fd71::13:0/112")]
+    hidden = [make("tcp", 4, "plain", "10.71.13.7"), make("udp", 6, "plain", "fd71::13:7")]
+    shown = [make("tcp", 4, "plain", "10.71.14.7"), make("udp", 6, "plain", "fd71::14:7")]
+    with pair(lab, exclude_networks=nets) as two:
+        lab.fw1.ct.create(*hidden, *shown)
+        two.fence()
+        assert lab.fw2.conntrack().keys() == {entry.key for entry in shown}
