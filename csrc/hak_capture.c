@@ -33,6 +33,7 @@ enum {
 	NAP_NS = 1 * HAK_MS,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
+	HELD_ROUND = 256,		/* of the young, before events are read again */
 	GENERATIONS = 8,		/* of masters; H.323 has four */
 };
 
@@ -47,6 +48,7 @@ struct capture {
 	uint32_t generation;
 	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
 	unsigned list_buckets;
+	bool list_echo;			/* events from before its end may still come */
 	bool list_disturbed;		/* the hash table was resized under it */
 	struct hak_ctmsg msg;
 	struct mmsghdr mm[BATCH];
@@ -146,8 +148,14 @@ static void put_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *
 {
 	uint64_t hash = hak_flow_hash(f, e->hash_key);
 
-	if (type != HAK_REC_FLOW_DESTROY && is_out(e, hash))
-		e->out[hash % HAK_OUT_SLOTS] = 0;
+	bool told;
+
+	if (type != HAK_REC_FLOW_DESTROY) {
+		if (is_out(e, hash))
+			e->out[hash % HAK_OUT_SLOTS] = 0;
+		if (e->hold)		/* from now on its changes and its end are news */
+			(void)hak_hold_drop(e->hold, f, hash, &told);
+	}
 	PUT(e, hak_wire_put_flow, type, f);
 }
 
@@ -270,6 +278,12 @@ static void send_whole(struct hak_engine *e, struct hak_flow *f, unsigned genera
 	put_flow(e, HAK_REC_FLOW_SYNC, f);
 }
 
+/* Not told of yet, for its age. */
+static bool held(const struct hak_engine *e, const struct hak_flow *f)
+{
+	return e->hold && hak_hold_has(e->hold, f, hak_flow_hash(f, e->hash_key));
+}
+
 /* Whether an expectation is to be told, which is its master's affair: only the whole of
  * it has a mark, and where it ends behind a DNAT.  Its sequence adjustments, which
  * change without an event, go before. */
@@ -281,10 +295,69 @@ static bool send_master_of(struct hak_engine *e, const struct hak_flow *id)
 	 * tell of expectations: there it could not be found on the other side either. */
 	if (!fetch(e, id, &f) || !wanted(e, &f))
 		return false;
-	if (f.have & HAK_HAS_SEQADJ) {
+	if (held(e, &f))
+		send_whole(e, &f, GENERATIONS);	/* what is expected needs it there */
+	else if (f.have & HAK_HAS_SEQADJ) {
 		f.have &= HAK_HAS_REPLY | HAK_HAS_SEQADJ;
 		put_flow(e, HAK_REC_FLOW_UPDATE, &f);
 	}
+	return true;
+}
+
+/* ---- the young ones -------------------------------------------------- */
+
+/* Send, whole, one that was held back; nothing if it has ended meanwhile. */
+static void release(struct hak_engine *e, const struct hak_flow *id)
+{
+	struct hak_flow f;
+
+	if (!fetch(e, id, &f) || !wanted(e, &f)) {
+		hak_count(&e->stats, HAK_STAT_HOLD_DIED);
+		return;
+	}
+	send_whole(e, &f, GENERATIONS);
+	hak_count(&e->stats, HAK_STAT_HOLD_SENT);
+}
+
+/* At most `most` of those due by `now`.  When the next one is. */
+static uint64_t serve_held(struct hak_engine *e, uint64_t now, unsigned most)
+{
+	struct hak_flow id;
+
+	if (!e->hold)
+		return UINT64_MAX;
+	while (most-- && hak_hold_take(e->hold, now, &id))
+		release(e, &id);
+	atomic_store_explicit(&e->held, e->hold->live, memory_order_relaxed);
+	return hak_hold_due(e->hold);
+}
+
+/* True: nothing is to be said of this event, now or ever. */
+static bool held_back(struct capture *c, const struct hak_ctmsg *m)
+{
+	struct hak_engine *e = c->e;
+	const struct hak_flow *f = &m->flow;
+	uint64_t hash = hak_flow_hash(f, e->hash_key);
+	struct hak_flow id;
+	bool told;
+
+	if (m->what == HAK_CT_UPDATE && wanted(e, f))
+		return hak_hold_has(e->hold, f, hash);
+	if (m->what != HAK_CT_NEW) {
+		if (!hak_hold_drop(e->hold, f, hash, &told))
+			return false;
+		hak_count(&e->stats, HAK_STAT_HOLD_DIED);
+		return !told;
+	}
+	/* A helper's child is not young: it belongs to what is older, and brings it. */
+	if (!wanted(e, f) || f->have & HAK_HAS_MASTER)
+		return false;
+	if (hak_hold_full(e->hold) && hak_hold_take(e->hold, UINT64_MAX, &id)) {
+		hak_count(&e->stats, HAK_STAT_HOLD_FULL);
+		release(e, &id);
+	}
+	hak_hold_put(e->hold, f, hash, hak_now() + (uint64_t)e->cfg.policy.min_ms * HAK_MS,
+		     c->list_echo);
 	return true;
 }
 
@@ -328,6 +401,8 @@ static void on_flow(struct capture *c, struct hak_ctmsg *m)
 
 	if (c->listing)
 		touch(e, f);
+	if (e->hold && held_back(c, m))
+		return;
 	if (!wanted(e, f)) {
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
 		if (m->what != HAK_CT_DESTROY &&
@@ -348,6 +423,8 @@ static void on_flow(struct capture *c, struct hak_ctmsg *m)
 		struct hak_flow id;
 
 		master_id(f, &id);
+		if (held(e, &id))
+			release(e, &id);
 		send_seqadj(e, &id);
 	}
 }
@@ -551,7 +628,7 @@ static void list_chunk(struct capture *c)
 				continue;
 			m->flow = f;
 		}
-		if (!wanted(e, &m->flow))
+		if (!wanted(e, &m->flow) || held(e, &m->flow))
 			continue;
 		send_whole(e, &m->flow, GENERATIONS);
 		c->list_sent++;
@@ -569,6 +646,7 @@ static void drain_for_handover(struct capture *c)
 
 	while (read_events(c, 1000))
 		;
+	(void)serve_held(e, UINT64_MAX, HAK_HOLD_MAX);
 	c->listing = LIST_NONE;		/* the next active will be asked anew */
 	put_numbers(e, HAK_REC_HANDOVER, e->drain_term, false, 0);
 	flush(e);
@@ -615,7 +693,7 @@ static bool room_for_listing(struct hak_engine *e)
 static void active_round(struct capture *c)
 {
 	struct hak_engine *e = c->e;
-	uint64_t fetch_due = UINT64_MAX, now, wait = 1000u * (uint64_t)HAK_MS;
+	uint64_t fetch_due = UINT64_MAX, held_due, now, wait = 1000u * (uint64_t)HAK_MS;
 	struct pollfd p[2] = {
 		{ .fd = e->events_nl.fd, .events = POLLIN },
 		{ .fd = e->wake_capture, .events = POLLIN },
@@ -623,8 +701,14 @@ static void active_round(struct capture *c)
 	uint32_t asked;
 	bool drain, more;
 
+	c->list_echo |= c->listing != LIST_NONE;
 	more = read_events(c, 16);
+	if (!more)
+		c->list_echo = c->listing != LIST_NONE;
 	serve_fetches(c, &fetch_due);
+	held_due = serve_held(e, hak_now(), HELD_ROUND);
+	if (held_due < fetch_due)
+		fetch_due = held_due;
 
 	pthread_mutex_lock(&e->q_lock);
 	asked = e->sync_asked;
@@ -692,6 +776,9 @@ void *hak_capture_main(void *engine)
 		/* not ours to publish: forget what was begun */
 		c.listing = LIST_NONE;
 		memset(e->out, 0, sizeof e->out);
+		if (e->hold)
+			hak_hold_clear(e->hold);
+		atomic_store(&e->held, 0);
 		batch_begin(e);
 		(void)poll(&p, 1, 1000);
 		hak_unwake(e->wake_capture);

@@ -183,6 +183,8 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("eventfd", SYS((e->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0));
 	TRY("memory for the stream", hak_tx_init(&e->tx));
 	TRY("memory for the stream", hak_rx_init(&e->rx));
+	if (e->cfg.policy.min_ms)
+		TRY("memory for young connections", hak_hold_new(&e->hold));
 	TRY("conntrack netlink socket", hak_nl_open(&e->events_nl, HAK_NL_EVENT_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->fetch_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->apply_nl, HAK_NL_CALL_BUF));
@@ -292,6 +294,7 @@ void hak_engine_free(struct hak_engine *e)
 	hak_announcer_free(&e->announcer);
 	hak_tx_free(&e->tx);
 	hak_rx_free(&e->rx);
+	hak_hold_free(e->hold);
 	for (int *fd = (int[]){ e->wake_io, e->wake_capture, e->wake_apply, e->event_fd, -2 };
 	     *fd != -2; fd++)
 		if (*fd >= 0)
@@ -575,6 +578,7 @@ void hak_engine_stream(struct hak_engine *e, struct hak_stream_info *out)
 	out->role = atomic_load(&e->role);
 	out->synced = atomic_load(&e->synced);
 	out->generation = atomic_load(&e->generation);
+	out->held = atomic_load(&e->held);
 	out->published = atomic_load(&e->stats.v[HAK_STAT_TX_RECORDS]);
 	out->applied = atomic_load(&e->stats.v[HAK_STAT_APPLIED]);
 	pthread_mutex_lock(&e->tx_lock);

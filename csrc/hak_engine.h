@@ -101,6 +101,7 @@ struct hak_stream_info {
 	uint64_t sequence, acked, lag_records, lag_ns, published, applied;
 	bool encrypted, synced;
 	uint32_t generation;
+	uint32_t held;			/* connections too young to be told of */
 };
 
 struct hak_swap_times { uint64_t drain_ns, gate_ns, announce_ns, total_ns; };

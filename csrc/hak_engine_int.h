@@ -25,6 +25,7 @@
 #include "hak_ct.h"
 #include "hak_engine.h"
 #include "hak_gate.h"
+#include "hak_hold.h"
 #include "hak_nl.h"
 #include "hak_replay.h"
 #include "hak_stream.h"
@@ -160,6 +161,8 @@ struct hak_engine {
 	uint16_t batch_records;
 	uint8_t batch_bytes[HAK_PAYLOAD_MAX];
 	uint8_t touched[HAK_TOUCHED_BITS / 8];
+	struct hak_hold *hold;		/* NULL: none are held back */
+	_Atomic uint32_t held;
 	uint64_t out[HAK_OUT_SLOTS];	/* hashes of what the peer lacks for its mark */
 
 	/* apply */

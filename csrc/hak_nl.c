@@ -75,7 +75,7 @@ enum hak_err hak_nl_join(struct hak_nl *nl, int join)
 
 enum hak_err hak_nl_filter(struct hak_nl *nl, uint32_t portid, const struct hak_policy *p)
 {
-	enum { ATTRS = 20, CODE_MAX = 96 };	/* nlmsghdr and nfgenmsg come before */
+	enum { ATTRS = 20, VALUE = 4, CODE_MAX = 96 };	/* behind two headers; behind its own */
 	struct sock_filter code[CODE_MAX];
 	struct sock_fprog prog = { .filter = code };
 	unsigned n = 0;
@@ -112,7 +112,7 @@ enum hak_err hak_nl_filter(struct hak_nl *nl, uint32_t portid, const struct hak_
 		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1));
 		KEEP;
 		ADD(BPF_STMT(BPF_MISC | BPF_TAX, 0));
-		ADD(BPF_STMT(BPF_LD | BPF_B | BPF_IND, NLA_HDRLEN));
+		ADD(BPF_STMT(BPF_LD | BPF_B | BPF_IND, VALUE));
 		ADD(BPF_STMT(BPF_ST, 0));
 		ADD(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 31));
 		ADD(BPF_STMT(BPF_MISC | BPF_TAX, 0));
@@ -137,7 +137,7 @@ enum hak_err hak_nl_filter(struct hak_nl *nl, uint32_t portid, const struct hak_
 		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1));
 		KEEP;
 		ADD(BPF_STMT(BPF_MISC | BPF_TAX, 0));
-		ADD(BPF_STMT(BPF_LD | BPF_W | BPF_IND, NLA_HDRLEN));
+		ADD(BPF_STMT(BPF_LD | BPF_W | BPF_IND, VALUE));
 		ADD(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, p->mark_mask));
 		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, p->mark & p->mark_mask, 0, 1));
 		DROP;

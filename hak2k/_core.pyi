@@ -51,6 +51,7 @@ class Engine:
         exclude_mark: tuple[int, int] | None,  # value, mask
         exclude_local: bool,
         exclude_networks: Sequence[tuple[bytes, int]] = (),  # address, length of prefix
+        min_duration_s: float = 0,
     ) -> None: ...
 
     # life
@@ -123,7 +124,8 @@ class Engine:
         """[{"name", "up": bool, "since_ms": int, "rtt_us": int | None}]"""
     def stream(self) -> dict[str, Any]:
         """{"role", "sequence", "acked", "lag_records", "lag_ms", "encrypted",
-        "synced": bool, "generation", "published", "applied"}"""
+        "synced": bool, "generation", "published", "applied",
+        "held"}"""
     def stats(self) -> dict[str, int]: ...
     def table_count(self) -> int:
         """Entries in this kernel's conntrack table (netlink, not a listing)."""

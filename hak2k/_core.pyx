@@ -107,6 +107,7 @@ cdef class Engine:
         int priority, links, int port, int heartbeat_ms, int dead_after_ms,
         bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
         bint exclude_local, exclude_networks=(),
+        double min_duration_s=0,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -157,6 +158,7 @@ cdef class Engine:
                 cfg.policy.nets[i].l3 = c.AF_INET if len(raw) == 4 else c.AF_INET6
                 cfg.policy.nets[i].bits = bits
                 memcpy(cfg.policy.nets[i].addr, <const char *>raw, len(raw))
+            cfg.policy.min_ms = <uint32_t>(min_duration_s * 1000)
             cfg.policy.n_nets = len(exclude_networks)
             cfg.larval_timeout = LARVAL_TIMEOUT
             with nogil:
@@ -360,7 +362,7 @@ cdef class Engine:
             "lag_records": s.lag_records, "lag_ms": s.lag_ns / 1e6,
             "encrypted": s.encrypted, "synced": s.synced,
             "generation": s.generation, "published": s.published,
-            "applied": s.applied,
+            "applied": s.applied, "held": s.held,
         }
 
     def stats(self):

@@ -162,6 +162,7 @@ cdef extern from "hak_engine.h" nogil:
         bint encrypted
         bint synced
         uint32_t generation
+        uint32_t held
 
     struct hak_swap_times:
         uint64_t drain_ns

@@ -108,7 +108,7 @@ class StreamConfig:
     protocols: tuple[int, ...] | None = None
     """IP protocol numbers to replicate, ascending; None: all."""
     min_duration_s: float = 0.0
-    """Seconds below which connections are not replicated.  Only 0 so far."""
+    """Seconds below which connections are not replicated; at most a day, 0: none."""
     exclude_mark: tuple[int, int] | None = None
     """(value, mask): entries with ct mark & mask == value are not replicated."""
     exclude_local: bool = True
@@ -519,8 +519,8 @@ def _read_networks(t: _Table) -> tuple[str, ...]:
 
 def _read_stream(t: _Table) -> StreamConfig:
     duration = t.number("min_duration_s", 0, 86400, "seconds", 0, float)
-    if duration > 0:
-        t.bad("min_duration_s", "is not available in this version; use 0")
+    if 0 < duration < 0.001:
+        t.bad("min_duration_s", f"{duration} is less than a millisecond; use 0 or more")
     return StreamConfig(
         port=t.number("port", 1, 65535, "", DEFAULT_PORT, int),
         protocols=_read_protocols(t),

@@ -145,6 +145,8 @@ class StreamInfo:
     generation: int
     published: int
     applied: int
+    held: int
+    """Connections younger than `stream.min_duration_s`: a crash now loses them."""
 
 
 _KINDS: Mapping[str, type[HakError]] = {
@@ -228,6 +230,7 @@ class Engine:
                 protocols=config.stream.protocols,
                 exclude_mark=config.stream.exclude_mark,
                 exclude_local=config.stream.exclude_local,
+                min_duration_s=config.stream.min_duration_s,
                 exclude_networks=[
                     (net.network_address.packed, net.prefixlen)
                     for net in map(ip_network, config.stream.exclude_networks)

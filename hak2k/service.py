@@ -103,6 +103,7 @@ class Service:
                 "encrypted": stream.encrypted,
                 "published": stream.published,
                 "applied": stream.applied,
+                "held": stream.held,
             },
             "table": {
                 "entries": engine.table_count(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import replace
 
-from hak2k.lab import Lab, Tuple
+from hak2k.lab import Entry, Lab, Tuple, until
 from tests.pair import Pair, pair
 from tests.replication.entries import make
 
@@ -38,7 +38,8 @@ def test_a_mark_goes_in_and_out_of_the_policy(lab: Lab) -> None:
         lab.fw1.ct.change(goes, mark=2)
         two.fence()
         found = lab.fw2.ct.get(goes.orig)
-        assert found is not None and found.mark == 2
+        assert found is not None
+        assert found.mark == 2
         lab.fw1.ct.change(goes, mark=0x100)
         two.fence()
         assert lab.fw2.ct.get(goes.orig) is None
@@ -79,3 +80,80 @@ def test_excluded_networks(lab: Lab) -> None:
         lab.fw1.ct.create(*hidden, *shown)
         two.fence()
         assert lab.fw2.conntrack().keys() == {entry.key for entry in shown}
+
+
+def young(count: int, first: int = 1) -> list[Entry]:
+    """So many UDP connections, of one client to one server."""
+    base = make("udp", 4, "plain", "10.71.20.1")
+    origs = [
+        Tuple(base.orig.src, base.orig.dst, 17, 1000 + n, 53) for n in range(first, first + count)
+    ]
+    return [replace(base, orig=orig, reply=orig.inverse()) for orig in origs]
+
+
+def test_what_dies_young_is_never_sent(lab: Lab) -> None:
+    with pair(lab, min_duration_s=0.5) as two:
+        before = two.a.stats
+        short, long = young(200), young(50, first=1000)
+        lab.fw1.ct.create(*short)
+        lab.fw1.ct.change(short[0], mark=7)
+        lab.fw1.ct.delete(*short)
+        until(lambda: two.a.stats["hold.died_young"] == 200, 5, detail=two.report)
+        lab.fw1.ct.create(*long)
+        until(lambda: two.a.stats["hold.sent"] == 50, 5, detail=two.report)
+        two.settled()
+        assert lab.fw2.conntrack().keys() == {entry.key for entry in long}
+        assert two.a.stats["tx.records"] - before["tx.records"] == 50
+        # From now on they are like all others: changes and ends are told at once.
+        lab.fw1.ct.change(long[0], mark=9)
+        lab.fw1.ct.delete(long[1])
+
+        def told() -> bool:
+            found = lab.fw2.ct.get(long[0].orig)
+            gone = lab.fw2.ct.get(long[1].orig) is None
+            return bool(found and found.mark == 9 and gone)
+
+        until(told, 5, detail=two.report)
+        assert two.a.engine.stream()["held"] == 0
+
+
+def test_a_crash_loses_the_young_alone(lab: Lab) -> None:
+    old, new = young(20), young(30, first=100)
+    lab.fw1.ct.create(*old)
+    with pair(lab, min_duration_s=60) as two:
+        lab.fw1.ct.create(*new)
+        until(lambda: two.a.engine.stream()["held"] == 30, 5, detail=two.report)
+        two.a.close()
+        two.b.activate()
+        assert lab.fw2.conntrack().keys() == {entry.key for entry in old}
+
+
+def test_a_planned_swap_loses_none(lab: Lab) -> None:
+    with pair(lab, min_duration_s=60) as two:
+        entries = young(3000)
+        lab.fw1.ct.create(*entries)
+        until(lambda: two.a.engine.stream()["held"] == 3000, 5, detail=two.report)
+        assert lab.fw1.call(two.a.engine.handover, 2, 5000)
+        assert lab.fw2.conntrack().keys() == {entry.key for entry in entries}
+
+
+def test_a_copy_leaves_the_young_out(lab: Lab) -> None:
+    with pair(lab, min_duration_s=60) as two:
+        entries = young(100)
+        lab.fw1.ct.create(*entries)
+        until(lambda: two.a.engine.stream()["held"] == 100, 5, detail=two.report)
+        done = two.b.stats["sync.done"]
+        two.b.engine.want_sync()
+        until(lambda: two.b.stats["sync.done"] > done, 10, detail=two.report)
+        assert lab.fw2.conntrack() == {}
+
+
+def test_a_child_brings_its_young_master(lab: Lab) -> None:
+    with pair(lab, min_duration_s=60) as two:
+        master = make("tcp", 4, "plain", "10.71.21.1")
+        lab.fw1.ct.create(master)
+        until(lambda: two.a.engine.stream()["held"] == 1, 5, detail=two.report)
+        child = replace(young(1)[0], master=master.orig)
+        lab.fw1.ct.create(child)
+        until(lambda: lab.fw2.ct.get(child.orig), 5, detail=two.report)
+        assert lab.fw2.ct.get(master.orig) is not None

@@ -156,6 +156,7 @@ class FakeCore:
             "generation": 1,
             "published": 12,
             "applied": 0,
+            "held": 0,
         }
 
     def stats(self) -> dict[str, int]:
