@@ -562,6 +562,8 @@ void hak_engine_peer(struct hak_engine *e, struct hak_peer *out)
 	*out = e->peer;
 	pthread_mutex_unlock(&e->q_lock);
 	out->alive = atomic_load(&e->peer_alive);
+	out->policy_differs = out->hello.policy &&
+			      out->hello.policy != hak_policy_hash(&e->cfg.policy);
 	out->heard_ns = atomic_load(&e->peer_heard_ns);
 }
 

@@ -68,7 +68,8 @@ struct hak_engine_cfg {
 	X(APPLY_ERROR, "apply.error")	/* a: errno, text */ \
 	X(SLIP, "slip")			/* a: ns */ \
 	X(HELLO_REFUSED, "hello.refused") /* text */ \
-	X(SWEEP_DONE, "sweep.done")	/* a: entries, c: ns */
+	X(SWEEP_DONE, "sweep.done")	/* a: entries, c: ns */ \
+	X(POLICY_DIFFERS, "policy.differs")
 
 enum hak_event_type {
 #define X(id, name) HAK_EV_##id,
@@ -85,6 +86,7 @@ struct hak_event {
 
 struct hak_peer {
 	bool known, alive;
+	bool policy_differs;		/* false too if it did not tell its own */
 	struct hak_hello hello;
 	struct hak_status status;
 	uint64_t heard_ns;		/* monotonic */

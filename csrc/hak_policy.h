@@ -137,4 +137,7 @@ static inline bool hak_policy_wants(const struct hak_policy *p, const struct hak
 	return hak_policy_concerns(p, l, f);
 }
 
+/* The same for the same policy on any machine; never 0. */
+uint64_t hak_policy_hash(const struct hak_policy *p);
+
 #endif

@@ -114,12 +114,13 @@ class Engine:
         slip            {"ns"}  our own heartbeat thread was late
         hello.refused   {"reason"}
         sweep.done      {"entries", "ns"}
+        policy.differs  the peer replicates other connections than we would
         """
     def peer(self) -> dict[str, Any] | None:
         """None before the first session; else {"serial", "model", "version",
         "boot_id", "boot_ms", "priority", "wire_min", "wire_max", "alive": bool,
         "mode", "forced", "quality", "state", "term", "since",
-        "heard_ns_ago": int}."""
+        "policy": int (0: not told), "policy_differs": bool, "heard_ns_ago": int}."""
     def links(self) -> list[dict[str, Any]]:
         """[{"name", "up": bool, "since_ms": int, "rtt_us": int | None}]"""
     def stream(self) -> dict[str, Any]:

@@ -340,6 +340,7 @@ cdef class Engine:
             "wire_min": p.hello.wire_min, "wire_max": p.hello.wire_max,
             "alive": p.alive, "mode": p.status.mode, "forced": p.status.forced,
             "quality": p.status.quality, "state": p.status.state,
+            "policy": p.hello.policy, "policy_differs": bool(p.policy_differs),
             "term": p.status.term, "since": p.status.since_ms,
             "heard_ns_ago": max(0, time.monotonic_ns() - p.heard_ns),
         }

@@ -87,6 +87,7 @@ cdef extern from "hak_control.h" nogil:
         char *serial
         char *model
         char *version
+        uint64_t policy
 
 
 cdef extern from "hak_stat.h" nogil:
@@ -142,6 +143,7 @@ cdef extern from "hak_engine.h" nogil:
     struct hak_peer:
         bint known
         bint alive
+        bint policy_differs
         hak_hello hello
         hak_status status
         uint64_t heard_ns

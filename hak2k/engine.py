@@ -120,6 +120,8 @@ class PeerInfo:
     since: int
     """Unix time in ms of its last change of role, by its clock."""
     heard_ns_ago: int
+    policy_differs: bool = False
+    """Whether its [stream] replicates other connections than ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ _NEWS: Final = {
     "slip": "our heartbeat timer was late",
     "hello.refused": "a handshake was refused",
     "sync.sent": "a full copy was sent",
+    "policy.differs": "the two nodes' [stream] policies differ: compare protocols, exclude_mark, "
+    "exclude_local, exclude_networks and min_duration_s",
     "sweep.done": "all taken-over entries have natural timeouts",
 }
 

@@ -104,6 +104,7 @@ class Service:
                 "published": stream.published,
                 "applied": stream.applied,
                 "held": stream.held,
+                "policy_differs": peer is not None and peer.policy_differs,
             },
             "table": {
                 "entries": engine.table_count(),

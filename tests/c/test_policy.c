@@ -265,6 +265,37 @@ static void test_networks(void)
 #undef WANTS
 }
 
+static void test_hash(void)
+{
+	struct hak_policy p = everything(), q = p;
+	uint64_t was = hak_policy_hash(&p);
+
+	EQUAL(hak_policy_hash(&q), was);
+	q.mark = 0x100;			/* without a mask it says nothing */
+	EQUAL(hak_policy_hash(&q), was);
+#define DIFFERS do { \
+		CHECK(hak_policy_hash(&q) != was); \
+		was = hak_policy_hash(&q); \
+	} while (0)
+	q.mark_mask = 0x300;
+	DIFFERS;
+	q.protocols[7] &= 0x7fffffff;
+	DIFFERS;
+	q.exclude_local = true;
+	DIFFERS;
+	q.min_ms = 1;
+	DIFFERS;
+	exclude(&q, "10.0.0.0", 8);
+	DIFFERS;
+	exclude(&q, "fd00::", 8);
+	DIFFERS;
+	q.nets[1].bits = 16;
+	DIFFERS;
+	q.nets[1].addr[15] = 1;
+	DIFFERS;
+#undef DIFFERS
+}
+
 int main(void)
 {
 	test_locals();
@@ -276,5 +307,6 @@ int main(void)
 	test_marks();
 	test_exclude_local();
 	test_networks();
+	test_hash();
 	return t_end();
 }

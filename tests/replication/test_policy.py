@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from hak2k.lab import Entry, Lab, Tuple, until
-from tests.pair import Pair, pair
+from tests.pair import Pair, Side, pair
 from tests.replication.entries import make
 
 
@@ -157,3 +160,36 @@ def test_a_child_brings_its_young_master(lab: Lab) -> None:
         lab.fw1.ct.create(child)
         until(lambda: lab.fw2.ct.get(child.orig), 5, detail=two.report)
         assert lab.fw2.ct.get(master.orig) is not None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"protocols": [6]}, {"exclude_mark": (1, 1)}, {"exclude_local": False}, {"min_duration_s": 1},
+     {"exclude_networks": [(bytes(4), 8)]}],
+)  # fmt: skip
+def test_policies_that_differ_are_named_on_both(lab: Lab, other: dict[str, Any]) -> None:
+    two = Pair(lab)
+    try:
+        two.b.close()
+        two.b = Side(lab.fw2, 2, two.psk, **other)
+        two.meet()
+        for side in (two.a, two.b):
+            assert side.engine.peer()["policy_differs"]
+            until(lambda: side.saw("policy.differs"), 5)  # noqa: B023
+    finally:
+        two.close()
+
+
+def test_policies_that_agree(lab: Lab) -> None:
+    nets = [(bytes([10, 9, 0, 0]), 16), (bytes([10, 8, 0, 0]), 16)]
+    two = Pair(lab, exclude_networks=nets)
+    try:
+        two.b.close()
+        two.b = Side(lab.fw2, 2, two.psk, exclude_networks=nets[::-1])
+        two.meet()
+        for side in (two.a, two.b):
+            assert side.engine.peer()["policy"]
+            assert not side.engine.peer()["policy_differs"]
+            assert not side.saw("policy.differs")
+    finally:
+        two.close()

@@ -64,6 +64,7 @@ class FakeCore:
             "term": 0,
             "since": 1_700_000_000_000,
             "heard_ns_ago": 1_000_000,
+            "policy_differs": False,
         }
         self.peer_info = old | changes
         if first:
