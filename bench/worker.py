@@ -26,7 +26,15 @@ SYNCING, RUNNING = 1, 3
 class Worker:
     """The calls that the other side may make."""
 
-    def __init__(self, name: str, psk: str, cpu: int | None, heartbeat: int, dead: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        psk: str,
+        cpu: int | None,
+        heartbeat: int,
+        dead: int,
+        policy: dict[str, Any] | None,
+    ) -> None:
         if cpu is not None:
             os.sched_setaffinity(0, {cpu})
         own = topology.HA_ADDRESSES[name]
@@ -57,9 +65,8 @@ class Worker:
             encrypt=True,
             interfaces=["lan", "wan"],
             gate_table=gate.TABLE,
-            protocols=None,
-            exclude_mark=(0x100, 0x100),
-            exclude_local=True,
+            **{"protocols": None, "exclude_mark": (0x100, 0x100), "exclude_local": True}
+            | self._policy(policy or {}),
         )
         local = [*LOCAL, *(link[2] for link in links)]
         self.engine.set_local_addresses([ipaddress.ip_address(a).packed for a in local])
@@ -70,6 +77,12 @@ class Worker:
         )  # fmt: skip
         self.engine.start()
         self.term = 0
+
+    @staticmethod
+    def _policy(given: dict[str, Any]) -> dict[str, Any]:
+        nets = map(ipaddress.ip_network, given.get("exclude_networks", ()))
+        packed = [(net.network_address.packed, net.prefixlen) for net in nets]
+        return given | {"exclude_networks": packed}
 
     def _status(self, mode: int, state: int) -> None:
         self.engine.set_status(

@@ -23,6 +23,7 @@ enum {
 	NAP_NS = 1 * HAK_MS,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
+	HELD_ROUND = 256,		/* of the young, before events are read again */
 	TRAP_QUIET_NS = 500 * HAK_MS,	/* then an incident is over, and told */
 	BUSY_NS = 5 * HAK_MS,		/* a listing's chunk that late goes before events */
 };
@@ -109,8 +110,24 @@ out:
 		(e)->batch_records++; \
 	} while (0)
 
+/* Connections that opted out by mark and that the peer does not hold: each of their
+ * changes would else be told as an end.  One that loses its slot is told so again. */
+static bool is_out(const struct hak_engine *e, uint64_t hash)
+{
+	return e->out[hash % HAK_OUT_SLOTS] == hash;
+}
+
 void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
 {
+	if (type != HAK_REC_FLOW_DESTROY && (e->hold || e->cfg.policy.mark_mask)) {
+		uint64_t hash = hak_flow_hash(f, e->hash_key);
+		bool told;
+
+		if (is_out(e, hash))
+			e->out[hash % HAK_OUT_SLOTS] = 0;
+		if (e->hold)		/* from now on its changes and its end are news */
+			(void)hak_hold_drop(e->hold, f, hash, &told);
+	}
 	PUT(e, hak_wire_put_flow, type, f);
 	if (e->tx_digest.open)
 		hak_bit_set(e->tx_digest.dirty, hak_digest_slot(&e->tx_digest, f));
@@ -221,6 +238,12 @@ void hak_send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generatio
 	hak_say_flow(e, HAK_REC_FLOW_SYNC, f);
 }
 
+/* Not told of yet, for its age. */
+bool hak_held(const struct hak_engine *e, const struct hak_flow *f)
+{
+	return e->hold && hak_hold_has(e->hold, f, hak_flow_hash(f, e->hash_key));
+}
+
 /* Whether an expectation is to be told, which is its master's affair: only the whole of
  * it has a mark, and where it ends behind a DNAT.  Its sequence adjustments, which
  * change without an event, go before. */
@@ -232,10 +255,69 @@ bool hak_send_master_of(struct hak_engine *e, const struct hak_flow *id)
 	 * tell of expectations: there it could not be found on the other side either. */
 	if (!hak_fetch(e, id, &f) || !hak_wanted(e, &f))
 		return false;
-	if (f.have & HAK_HAS_SEQADJ) {
+	if (hak_held(e, &f))
+		hak_send_whole(e, &f, HAK_MASTERS);	/* what is expected needs it there */
+	else if (f.have & HAK_HAS_SEQADJ) {
 		f.have &= HAK_HAS_REPLY | HAK_HAS_SEQADJ;
 		hak_say_flow(e, HAK_REC_FLOW_UPDATE, &f);
 	}
+	return true;
+}
+
+/* ---- the young ones -------------------------------------------------- */
+
+/* Send, whole, one that was held back; nothing if it has ended meanwhile. */
+static void release(struct hak_engine *e, const struct hak_flow *id)
+{
+	struct hak_flow f;
+
+	if (!hak_fetch(e, id, &f) || !hak_wanted(e, &f)) {
+		hak_count(&e->stats, HAK_STAT_HOLD_DIED);
+		return;
+	}
+	hak_send_whole(e, &f, HAK_MASTERS);
+	hak_count(&e->stats, HAK_STAT_HOLD_SENT);
+}
+
+/* At most `most` of those due by `now`.  When the next one is. */
+static uint64_t serve_held(struct hak_engine *e, uint64_t now, unsigned most)
+{
+	struct hak_flow id;
+
+	if (!e->hold)
+		return UINT64_MAX;
+	while (most-- && hak_hold_take(e->hold, now, &id))
+		release(e, &id);
+	atomic_store_explicit(&e->held, e->hold->live, memory_order_relaxed);
+	return hak_hold_due(e->hold);
+}
+
+/* True: nothing is to be said of this event, now or ever. */
+static bool held_back(struct hak_capture *c, const struct hak_ctmsg *m)
+{
+	struct hak_engine *e = c->e;
+	const struct hak_flow *f = &m->flow;
+	uint64_t hash = hak_flow_hash(f, e->hash_key);
+	struct hak_flow id;
+	bool told;
+
+	if (m->what == HAK_CT_UPDATE && hak_wanted(e, f))
+		return hak_hold_has(e->hold, f, hash);
+	if (m->what != HAK_CT_NEW) {
+		if (!hak_hold_drop(e->hold, f, hash, &told))
+			return false;
+		hak_count(&e->stats, HAK_STAT_HOLD_DIED);
+		return !told;
+	}
+	/* A helper's child is not young: it belongs to what is older, and brings it. */
+	if (!hak_wanted(e, f) || f->have & HAK_HAS_MASTER)
+		return false;
+	if (hak_hold_full(e->hold) && hak_hold_take(e->hold, UINT64_MAX, &id)) {
+		hak_count(&e->stats, HAK_STAT_HOLD_FULL);
+		release(e, &id);
+	}
+	hak_hold_put(e->hold, f, hash, hak_now() + (uint64_t)e->cfg.policy.min_ms * HAK_MS,
+		     c->list_echo);
 	return true;
 }
 
@@ -307,6 +389,16 @@ static void leave_trap(struct hak_capture *c)
 
 /* ---- events ---------------------------------------------------------- */
 
+/* Born so, or perhaps just now: then it must not stay over there. */
+static void opted_out(struct hak_engine *e, const struct hak_flow *f, bool born)
+{
+	uint64_t hash = hak_flow_hash(f, e->hash_key);
+
+	if (!born && !is_out(e, hash))
+		hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
+	e->out[hash % HAK_OUT_SLOTS] = hash;
+}
+
 static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
@@ -314,12 +406,13 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 
 	if (c->listing)
 		hak_list_touch(e, f);
+	if (e->hold && held_back(c, m))
+		return;
 	if (!hak_wanted(e, f)) {
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
-		/* Perhaps its mark opted out just now: it must not stay over there. */
-		if (m->what == HAK_CT_UPDATE &&
+		if (m->what != HAK_CT_DESTROY &&
 		    hak_policy_concerns(&e->cfg.policy, hak_engine_locals(e), f))
-			hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
+			opted_out(e, f, m->what == HAK_CT_NEW);
 		return;
 	}
 	if (m->what == HAK_CT_DESTROY) {
@@ -336,6 +429,8 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 		struct hak_flow id;
 
 		hak_master_id(f, &id);
+		if (hak_held(e, &id))
+			release(e, &id);
 		send_seqadj(e, &id);
 	}
 }
@@ -442,6 +537,7 @@ static void drain_for_handover(struct hak_capture *c)
 
 	while (hak_read_events(c, 1000))
 		;
+	(void)serve_held(e, UINT64_MAX, HAK_HOLD_MAX);
 	hak_list_off(c);		/* the next active will be asked anew */
 	hak_say_numbers(e, HAK_REC_HANDOVER, e->drain_term, false, 0);
 	hak_say_flush(e);
@@ -488,7 +584,7 @@ static bool room_for_listing(struct hak_engine *e)
 static void active_round(struct hak_capture *c)
 {
 	struct hak_engine *e = c->e;
-	uint64_t fetch_due = UINT64_MAX, now, wait = 1000u * (uint64_t)HAK_MS;
+	uint64_t fetch_due = UINT64_MAX, held_due, now, wait = 1000u * (uint64_t)HAK_MS;
 	struct pollfd p[2] = {
 		{ .fd = e->events_nl.fd, .events = POLLIN },
 		{ .fd = e->wake_capture, .events = POLLIN },
@@ -497,8 +593,14 @@ static void active_round(struct hak_capture *c)
 	bool drain, more;
 
 	watch_trap(c);
+	c->list_echo |= c->listing != HAK_LIST_NONE;
 	more = hak_read_events(c, 16);
+	if (!more)
+		c->list_echo = c->listing != HAK_LIST_NONE;
 	serve_fetches(c, &fetch_due);
+	held_due = serve_held(e, hak_now(), HELD_ROUND);
+	if (held_due < fetch_due)
+		fetch_due = held_due;
 
 	pthread_mutex_lock(&e->q_lock);
 	asked = e->sync_asked;
@@ -575,6 +677,10 @@ void *hak_capture_main(void *engine)
 		leave_trap(&c);
 		if (c.round || c.listing)
 			hak_list_off(&c);
+		memset(e->out, 0, sizeof e->out);
+		if (e->hold)
+			hak_hold_clear(e->hold);
+		atomic_store(&e->held, 0);
 		batch_begin(e);
 		(void)poll(&p, 1, 1000);
 		hak_unwake(e->wake_capture);

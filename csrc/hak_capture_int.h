@@ -29,6 +29,7 @@ struct hak_capture {
 	bool scoped;			/* only the marked slots */
 	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
 	unsigned list_buckets;
+	bool list_echo;			/* events from before its end may still come */
 	bool list_disturbed;		/* the hash table was resized under it */
 
 	uint64_t session;		/* which one the round belongs to */
@@ -54,6 +55,8 @@ bool hak_wanted(const struct hak_engine *e, const struct hak_flow *f);
 bool hak_fetch(struct hak_engine *e, const struct hak_flow *id, struct hak_flow *out);
 void hak_master_id(const struct hak_flow *child, struct hak_flow *id);
 struct hak_flow hak_expect_master(const struct hak_expect *x);
+/* Not told of yet, for its age. */
+bool hak_held(const struct hak_engine *e, const struct hak_flow *f);
 bool hak_send_master_of(struct hak_engine *e, const struct hak_flow *id);
 void hak_send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generations);
 bool hak_read_events(struct hak_capture *c, unsigned rounds);

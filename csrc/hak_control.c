@@ -151,6 +151,8 @@ void hak_put_hello(struct hak_wr *w, const struct hak_hello *h)
 	put_name(w, h->serial);
 	put_name(w, h->model);
 	put_name(w, h->version);
+	if (h->policy)
+		hak_wr_u64(w, h->policy);
 }
 
 enum hak_err hak_get_hello(struct hak_rd r, struct hak_hello *h)
@@ -169,6 +171,8 @@ enum hak_err hak_get_hello(struct hak_rd r, struct hak_hello *h)
 	h->priority = hak_rd_u16(&r);
 	if (!get_name(&r, h->serial) || !get_name(&r, h->model) || !get_name(&r, h->version))
 		return r.bad ? HAK_ETRUNC : HAK_EFORMAT;
+	if (hak_rd_left(&r) >= 8)	/* older nodes end here */
+		h->policy = hak_rd_u64(&r);
 	if (!r.bad && (!h->session || !h->serial[0] || h->wire_min > h->wire_max))
 		return HAK_EFORMAT;
 	return done(&r);

@@ -111,9 +111,10 @@ struct hak_hello {
 	uint64_t stamp;		/* grows with every handshake of one boot */
 	uint16_t priority;
 	char serial[HAK_NAME_MAX], model[HAK_NAME_MAX], version[HAK_NAME_MAX];
+	uint64_t policy;	/* what is replicated, as a hash; 0: not told */
 };
 
-enum { HAK_HELLO_MAX = 35 + 3 * HAK_NAME_MAX };
+enum { HAK_HELLO_MAX = 35 + 3 * HAK_NAME_MAX + 8 };
 
 /* Fill in what was heard last, `echo_ns`, and when, unless that is too long ago for
  * hold_us: then nothing is echoed. */

@@ -200,13 +200,16 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("memory for the stream", hak_rx_init(&e->rx));
 	TRY("memory for digests", hak_digest_init(&e->tx_digest));
 	TRY("memory for digests", hak_digest_init(&e->rx_digest));
+	if (e->cfg.policy.min_ms)
+		TRY("memory for young connections", hak_hold_new(&e->hold));
 	TRY("conntrack netlink socket", hak_nl_open(&e->events_nl, HAK_NL_EVENT_BUF));
 	TRY("route netlink socket", hak_trap_open(&e->trap));
 	TRY("conntrack netlink socket", hak_nl_open(&e->fetch_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->apply_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->count_nl, HAK_NL_CALL_BUF));
 	/* what we write ourselves is no news */
-	TRY("filter of the event socket", hak_nl_ignore(&e->events_nl, e->apply_nl.portid));
+	TRY("filter of the event socket",
+	    hak_nl_filter(&e->events_nl, e->apply_nl.portid, &e->cfg.policy));
 	for (unsigned i = 0; i < e->cfg.n_interfaces; i++)
 		names[i] = e->cfg.interfaces[i];
 	TRY("data interfaces", hak_gate_init(&e->gate, e->cfg.gate_table, names,
@@ -314,6 +317,7 @@ void hak_engine_free(struct hak_engine *e)
 	hak_rx_free(&e->rx);
 	hak_digest_free(&e->tx_digest);
 	hak_digest_free(&e->rx_digest);
+	hak_hold_free(e->hold);
 	for (int *fd = (int[]){ e->wake_io, e->wake_capture, e->wake_apply, e->event_fd, -2 };
 	     *fd != -2; fd++)
 		if (*fd >= 0)
@@ -629,6 +633,8 @@ void hak_engine_peer(struct hak_engine *e, struct hak_peer *out)
 	*out = e->peer;
 	pthread_mutex_unlock(&e->q_lock);
 	out->alive = atomic_load(&e->peer_alive);
+	out->policy_differs = out->hello.policy &&
+			      out->hello.policy != hak_policy_hash(&e->cfg.policy);
 	out->heard_ns = atomic_load(&e->peer_heard_ns);
 }
 
@@ -645,6 +651,7 @@ void hak_engine_stream(struct hak_engine *e, struct hak_stream_info *out)
 	out->role = atomic_load(&e->role);
 	out->synced = atomic_load(&e->synced);
 	out->generation = atomic_load(&e->generation);
+	out->held = atomic_load(&e->held);
 	out->published = atomic_load(&e->stats.v[HAK_STAT_TX_RECORDS]);
 	out->applied = atomic_load(&e->stats.v[HAK_STAT_APPLIED]);
 	pthread_mutex_lock(&e->tx_lock);

@@ -73,7 +73,8 @@ struct hak_engine_cfg {
 	X(RECON_REPAIRED, "recon.repaired") /* a: missing, b: extra, c: different, text */ \
 	X(RECON_STUCK, "recon.stuck")	/* the same: repairing them does not help */ \
 	X(VERIFIED, "verify.done")	/* a: id */ \
-	X(TRAPPED, "masquerade.trapped") /* a: connections */
+	X(TRAPPED, "masquerade.trapped") /* a: connections */ \
+	X(POLICY_DIFFERS, "policy.differs")
 
 enum hak_event_type {
 #define X(id, name) HAK_EV_##id,
@@ -90,6 +91,7 @@ struct hak_event {
 
 struct hak_peer {
 	bool known, alive;
+	bool policy_differs;		/* false too if it did not tell its own */
 	struct hak_hello hello;
 	struct hak_status status;
 	uint64_t heard_ns;		/* monotonic */
@@ -106,6 +108,7 @@ struct hak_stream_info {
 	uint64_t sequence, acked, lag_records, lag_ns, published, applied;
 	bool encrypted, synced;
 	uint32_t generation;
+	uint32_t held;			/* connections too young to be told of */
 };
 
 struct hak_swap_times { uint64_t drain_ns, gate_ns, announce_ns, total_ns; };

@@ -27,6 +27,7 @@
 #include "hak_digest.h"
 #include "hak_engine.h"
 #include "hak_gate.h"
+#include "hak_hold.h"
 #include "hak_nl.h"
 #include "hak_replay.h"
 #include "hak_stream.h"
@@ -38,6 +39,7 @@ enum {
 	HAK_ASK_HELD = 256,		/* FLOW_WANTs waiting, either way */
 	HAK_HELLO_PER_S = 50,		/* handshakes we are willing to compute */
 	HAK_TOUCHED_BITS = 1 << 16,
+	HAK_OUT_SLOTS = 1 << 14,
 };
 
 static inline uint64_t hak_now(void)
@@ -184,6 +186,9 @@ struct hak_engine {
 	uint8_t batch_bytes[HAK_PAYLOAD_MAX];
 	uint8_t touched[HAK_TOUCHED_BITS / 8];
 	struct hak_digest tx_digest;
+	struct hak_hold *hold;		/* NULL: none are held back */
+	_Atomic uint32_t held;
+	uint64_t out[HAK_OUT_SLOTS];	/* hashes of what the peer lacks for its mark */
 
 	/* apply */
 	struct hak_nl apply_nl, survey_nl;

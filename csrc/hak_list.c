@@ -164,7 +164,7 @@ static void sum_flow(struct hak_capture *c, struct hak_flow *f)
 	struct hak_engine *e = c->e;
 	struct hak_flow id, master;
 
-	if (!hak_wanted(e, f))
+	if (!hak_wanted(e, f) || hak_held(e, f))
 		return;
 	if (f->have & HAK_HAS_MASTER) {
 		hak_master_id(f, &id);
@@ -196,7 +196,7 @@ static void send_flow(struct hak_capture *c, struct hak_flow *f)
 			return;
 		*f = now;
 	}
-	if (!hak_wanted(e, f))
+	if (!hak_wanted(e, f) || hak_held(e, f))
 		return;
 	hak_send_whole(e, f, HAK_MASTERS);
 	c->list_sent++;

@@ -71,17 +71,85 @@ enum hak_err hak_nl_join(struct hak_nl *nl, int join)
 	return HAK_OK;
 }
 
-enum hak_err hak_nl_ignore(struct hak_nl *nl, uint32_t portid)
-{
-	/* nlmsg_pid is in host order, classic BPF loads big-endian. */
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 12),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, htonl(portid), 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, 0),
-		BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
-	};
-	struct sock_fprog prog = { .len = sizeof code / sizeof *code, .filter = code };
+/* Classic BPF loads big-endian; these are in host order. */
+#define TYPE(subsys, msg) htons((uint16_t)((subsys) << 8 | (msg)))
 
+enum hak_err hak_nl_filter(struct hak_nl *nl, uint32_t portid, const struct hak_policy *p)
+{
+	enum { ATTRS = 20, VALUE = 4, CODE_MAX = 96 };	/* behind two headers; behind its own */
+	struct sock_filter code[CODE_MAX];
+	struct sock_fprog prog = { .filter = code };
+	unsigned n = 0;
+	bool all = true;
+
+#define ADD(...) code[n++] = (struct sock_filter)__VA_ARGS__
+#define LOAD(size, at) ADD(BPF_STMT(BPF_LD | (size) | BPF_ABS, (uint32_t)(at)))
+/* A: the offset of attribute `type` from offset A on, or inside the one at A; 0: none */
+#define FIND(type, where) do { \
+		ADD(BPF_STMT(BPF_LDX | BPF_IMM, (type))); \
+		LOAD(BPF_W, SKF_AD_OFF + (where)); \
+	} while (0)
+#define KEEP ADD(BPF_STMT(BPF_RET | BPF_K, 0xffffffff))
+#define DROP ADD(BPF_STMT(BPF_RET | BPF_K, 0))
+	LOAD(BPF_W, 12);
+	ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, htonl(portid), 0, 1));
+	DROP;
+	/* expectations are their masters' affair */
+	LOAD(BPF_H, 4);
+	ADD(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, htons(0xff00)));
+	ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, TYPE(NFNL_SUBSYS_CTNETLINK, 0), 1, 0));
+	KEEP;
+	for (unsigned i = 0; i < 8; i++)
+		all &= p->protocols[i] == 0xffffffff;
+	if (!all) {
+		ADD(BPF_STMT(BPF_LD | BPF_IMM, ATTRS));
+		FIND(CTA_TUPLE_ORIG, SKF_AD_NLATTR);
+		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1));
+		KEEP;			/* for user space to count as malformed */
+		FIND(CTA_TUPLE_PROTO, SKF_AD_NLATTR_NEST);
+		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1));
+		KEEP;
+		FIND(CTA_PROTO_NUM, SKF_AD_NLATTR_NEST);
+		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1));
+		KEEP;
+		ADD(BPF_STMT(BPF_MISC | BPF_TAX, 0));
+		ADD(BPF_STMT(BPF_LD | BPF_B | BPF_IND, VALUE));
+		ADD(BPF_STMT(BPF_ST, 0));
+		ADD(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 31));
+		ADD(BPF_STMT(BPF_MISC | BPF_TAX, 0));
+		ADD(BPF_STMT(BPF_LD | BPF_MEM, 0));
+		ADD(BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 5));
+		for (unsigned i = 0; i < 8; i++) {
+			ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, i, 0, 2));
+			ADD(BPF_STMT(BPF_LD | BPF_IMM, p->protocols[i]));
+			ADD(BPF_STMT(BPF_JMP | BPF_JA, (7 - i) * 3));
+		}
+		ADD(BPF_STMT(BPF_ALU | BPF_RSH | BPF_X, 0));
+		ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1, 1, 0));
+		DROP;
+	}
+	if (p->mark_mask && p->mark & p->mark_mask) {	/* absent is 0, which is kept */
+		LOAD(BPF_H, 4);
+		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
+			     TYPE(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE), 1, 0));
+		KEEP;
+		ADD(BPF_STMT(BPF_LD | BPF_IMM, ATTRS));
+		FIND(CTA_MARK, SKF_AD_NLATTR);
+		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1));
+		KEEP;
+		ADD(BPF_STMT(BPF_MISC | BPF_TAX, 0));
+		ADD(BPF_STMT(BPF_LD | BPF_W | BPF_IND, VALUE));
+		ADD(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, p->mark_mask));
+		ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, p->mark & p->mark_mask, 0, 1));
+		DROP;
+	}
+	KEEP;
+#undef ADD
+#undef LOAD
+#undef FIND
+#undef KEEP
+#undef DROP
+	prog.len = (unsigned short)n;
 	return setsockopt(nl->fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog) ? HAK_ESYS : HAK_OK;
 }
 

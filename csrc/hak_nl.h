@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include "hak_buf.h"
 #include "hak_err.h"
+#include "hak_policy.h"
 
 enum {
 	/* The kernel caps a listing's message at 32 KiB (net/netlink/af_netlink.c,
@@ -29,8 +30,11 @@ void hak_nl_close(struct hak_nl *nl);
 /* Join or leave the connection tracking groups (new, update, destroy, and the
  * expectations' new and destroy). */
 enum hak_err hak_nl_join(struct hak_nl *nl, int join);
-/* Drop, before they take up buffer, messages caused by the socket `portid`. */
-enum hak_err hak_nl_ignore(struct hak_nl *nl, uint32_t portid);
+/* Drop, before they take up buffer, messages caused by the socket `portid`, events of
+ * protocols that the policy leaves out, and the end of what it leaves out by mark.
+ * Not the beginning of the latter, nor its changes: they may bring it into the policy
+ * or out of it. */
+enum hak_err hak_nl_filter(struct hak_nl *nl, uint32_t portid, const struct hak_policy *p);
 /* Send what the writer holds. */
 enum hak_err hak_nl_send(struct hak_nl *nl, const struct hak_wr *w);
 /* Receive one datagram into buf; 0 bytes if none is there (MSG_DONTWAIT only). */

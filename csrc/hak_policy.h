@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include "hak_flow.h"
 
-enum { HAK_LOCAL_SLOTS = 2048, HAK_LOCAL_MAX = 1024 };
+enum { HAK_LOCAL_SLOTS = 2048, HAK_LOCAL_MAX = 1024, HAK_NETS_MAX = 64 };
 
 /* An open-addressed set of this node's own addresses. */
 struct hak_locals {
@@ -19,10 +19,18 @@ struct hak_locals {
 	uint8_t addr[HAK_LOCAL_SLOTS][17];	/* l3, then the address */
 };
 
+struct hak_net {
+	uint8_t l3, bits;		/* length of the prefix */
+	uint8_t addr[16];
+};
+
 struct hak_policy {
 	uint32_t protocols[8];		/* bit set: replicated */
 	uint32_t mark, mark_mask;	/* mask 0: no exclusion by mark */
 	bool exclude_local;
+	uint32_t min_ms;		/* younger ones wait, see hak_hold.h; 0: none */
+	unsigned n_nets;		/* excluded networks, in ascending order */
+	struct hak_net nets[HAK_NETS_MAX];
 };
 
 static inline unsigned hak_local_hash(uint8_t l3, const uint8_t *a)
@@ -85,11 +93,35 @@ static inline bool hak_flow_is_local(const struct hak_locals *l, const struct ha
 	       hak_locals_has(l, f->l3, from) || hak_locals_has(l, f->l3, to);
 }
 
+static inline bool hak_net_has(const struct hak_net *n, uint8_t l3, const uint8_t *a)
+{
+	unsigned whole = n->bits / 8, rest = n->bits % 8;
+
+	return n->l3 == l3 && !memcmp(n->addr, a, whole) &&
+	       (!rest || !((n->addr[whole] ^ a[whole]) >> (8 - rest)));
+}
+
+/* Is one of its ends in an excluded network?  Both original addresses count, and the
+ * real server behind a DNAT; not the address that SNAT lent to it. */
+static inline bool hak_flow_in_nets(const struct hak_policy *p, const struct hak_flow *f)
+{
+	for (unsigned i = 0; i < p->n_nets; i++) {
+		const struct hak_net *n = &p->nets[i];
+
+		if (hak_net_has(n, f->l3, f->orig.src) || hak_net_has(n, f->l3, f->orig.dst) ||
+		    (f->have & HAK_HAS_REPLY && hak_net_has(n, f->l3, f->reply.src)))
+			return true;
+	}
+	return false;
+}
+
 /* Would it be replicated, but for its mark? */
 static inline bool hak_policy_concerns(const struct hak_policy *p, const struct hak_locals *l,
 				       const struct hak_flow *f)
 {
 	if (!(p->protocols[f->l4proto / 32] >> (f->l4proto % 32) & 1))
+		return false;
+	if (p->n_nets && hak_flow_in_nets(p, f))
 		return false;
 	return !(p->exclude_local && hak_flow_is_local(l, f));
 }
@@ -104,5 +136,8 @@ static inline bool hak_policy_wants(const struct hak_policy *p, const struct hak
 		return false;
 	return hak_policy_concerns(p, l, f);
 }
+
+/* The same for the same policy on any machine; never 0. */
+uint64_t hak_policy_hash(const struct hak_policy *p);
 
 #endif

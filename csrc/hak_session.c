@@ -47,6 +47,7 @@ static size_t own_hello(struct hak_engine *e, uint32_t id, uint8_t out[HAK_HELLO
 		.encrypt = e->cfg.encrypt, .session = id,
 		.boot_id = e->boot_id, .boot_ms = e->boot_ms,
 		.stamp = ++e->stamp, .priority = e->cfg.priority,
+		.policy = hak_policy_hash(&e->cfg.policy),
 	};
 	struct hak_wr w = hak_wr_on(out, HAK_HELLO_MAX);
 
@@ -201,6 +202,8 @@ void hak_confirm_session(struct hak_engine *e)
 	atomic_store(&e->synced, false);
 	atomic_store(&e->sync_needed, true);
 	hak_count(&e->stats, HAK_STAT_HANDSHAKES);
+	if (e->now.peer.policy && e->now.peer.policy != hak_policy_hash(&e->cfg.policy))
+		hak_emit(e, HAK_EV_POLICY_DIFFERS, 0, 0, 0, NULL);
 	hak_emit(e, HAK_EV_SESSION_UP, e->now.peer.boot_id, new_boot, 0, NULL);
 	hak_wake(e->wake_apply);
 	hak_wake(e->wake_capture);

@@ -51,6 +51,8 @@ class Engine:
         exclude_mark: tuple[int, int] | None,  # value, mask
         exclude_local: bool,
         scrub_ms: int = 0,  # from one comparison of the tables to the next, 0: none
+        exclude_networks: Sequence[tuple[bytes, int]] = (),  # address, length of prefix
+        min_duration_s: float = 0,
     ) -> None: ...
 
     # life
@@ -119,17 +121,19 @@ class Engine:
         recon.repaired  {"missing", "extra", "different", "text"}  passive side
         recon.stuck     the same; the differences come back
         verify.done     {"id"}  see table()
+        policy.differs  the peer replicates other connections than we would
         """
     def peer(self) -> dict[str, Any] | None:
         """None before the first session; else {"serial", "model", "version",
         "boot_id", "boot_ms", "priority", "wire_min", "wire_max", "alive": bool,
         "mode", "forced", "quality", "state", "term", "since",
-        "heard_ns_ago": int}."""
+        "policy": int (0: not told), "policy_differs": bool, "heard_ns_ago": int}."""
     def links(self) -> list[dict[str, Any]]:
         """[{"name", "up": bool, "since_ms": int, "rtt_us": int | None}]"""
     def stream(self) -> dict[str, Any]:
         """{"role", "sequence", "acked", "lag_records", "lag_ms", "encrypted",
-        "synced": bool, "generation", "published", "applied"}"""
+        "synced": bool, "generation", "published", "applied",
+        "held"}"""
     def table(self) -> dict[str, Any]:
         """What the last comparison found: {"equal": bool | None, "verified": id,
         "as_of", "age_ms", "entries", "missing", "extra", "different", "repaired"}"""

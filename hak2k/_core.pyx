@@ -110,8 +110,8 @@ cdef class Engine:
         self, *, int cluster, bytes psk, str serial, str model, str version,
         int priority, links, int port, int heartbeat_ms, int dead_after_ms,
         bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
-        bint exclude_local,
-        uint32_t scrub_ms=0,
+        bint exclude_local, exclude_networks=(),
+        double min_duration_s=0, uint32_t scrub_ms=0,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -155,6 +155,15 @@ cdef class Engine:
             if exclude_mark is not None:
                 cfg.policy.mark, cfg.policy.mark_mask = exclude_mark
             cfg.policy.exclude_local = exclude_local
+            if len(exclude_networks) > c.HAK_NETS_MAX:
+                raise CoreError("config", f"at most {c.HAK_NETS_MAX} excluded networks")
+            # in one order, whatever the file's: the two nodes compare their policies
+            for i, (raw, bits) in enumerate(sorted(exclude_networks)):
+                cfg.policy.nets[i].l3 = c.AF_INET if len(raw) == 4 else c.AF_INET6
+                cfg.policy.nets[i].bits = bits
+                memcpy(cfg.policy.nets[i].addr, <const char *>raw, len(raw))
+            cfg.policy.min_ms = <uint32_t>(min_duration_s * 1000)
+            cfg.policy.n_nets = len(exclude_networks)
             cfg.larval_timeout = LARVAL_TIMEOUT
             cfg.scrub_ms = scrub_ms
             with nogil:
@@ -343,6 +352,7 @@ cdef class Engine:
             "wire_min": p.hello.wire_min, "wire_max": p.hello.wire_max,
             "alive": p.alive, "mode": p.status.mode, "forced": p.status.forced,
             "quality": p.status.quality, "state": p.status.state,
+            "policy": p.hello.policy, "policy_differs": bool(p.policy_differs),
             "term": p.status.term, "since": p.status.since_ms,
             "heard_ns_ago": max(0, time.monotonic_ns() - p.heard_ns),
         }
@@ -365,7 +375,7 @@ cdef class Engine:
             "lag_records": s.lag_records, "lag_ms": s.lag_ns / 1e6,
             "encrypted": s.encrypted, "synced": s.synced,
             "generation": s.generation, "published": s.published,
-            "applied": s.applied,
+            "applied": s.applied, "held": s.held,
         }
 
     def table(self):

@@ -48,11 +48,22 @@ cdef extern from "hak_policy.h" nogil:
     struct hak_locals:
         unsigned n
 
+    enum:
+        HAK_NETS_MAX
+
+    struct hak_net:
+        uint8_t l3
+        uint8_t bits
+        uint8_t addr[16]
+
     struct hak_policy:
         uint32_t protocols[8]
         uint32_t mark
         uint32_t mark_mask
         bint exclude_local
+        uint32_t min_ms
+        unsigned n_nets
+        hak_net nets[64]
 
     bint hak_locals_add(hak_locals *l, uint8_t l3, const uint8_t *a)
 
@@ -76,6 +87,7 @@ cdef extern from "hak_control.h" nogil:
         char *serial
         char *model
         char *version
+        uint64_t policy
 
 
 cdef extern from "hak_stat.h" nogil:
@@ -132,6 +144,7 @@ cdef extern from "hak_engine.h" nogil:
     struct hak_peer:
         bint known
         bint alive
+        bint policy_differs
         hak_hello hello
         hak_status status
         uint64_t heard_ns
@@ -152,6 +165,7 @@ cdef extern from "hak_engine.h" nogil:
         bint encrypted
         bint synced
         uint32_t generation
+        uint32_t held
 
     struct hak_swap_times:
         uint64_t drain_ns

@@ -68,6 +68,7 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}")
 _IFNAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._@+-][A-Za-z0-9._@+:-]{0,14}")
 _TOML_LINE = re.compile(r"^(.*) \(at line (\d+), column \d+\)$")
 _MIN_PSK = 16
+MAX_NETWORKS: Final = 64  # HAK_NETS_MAX of csrc/hak_policy.h
 _SUN_PATH = 107  # sizeof(sockaddr_un.sun_path) less the final NUL
 
 
@@ -107,11 +108,14 @@ class StreamConfig:
     protocols: tuple[int, ...] | None = None
     """IP protocol numbers to replicate, ascending; None: all."""
     min_duration_s: float = 0.0
-    """Seconds below which connections are not replicated.  Only 0 so far."""
+    """Seconds below which connections are not replicated; at most a day, 0: none."""
     exclude_mark: tuple[int, int] | None = None
     """(value, mask): entries with ct mark & mask == value are not replicated."""
     exclude_local: bool = True
     """Leave out connections that end on the firewall itself."""
+    exclude_networks: tuple[str, ...] = ()
+    """Networks, "10.9.0.0/16" or "fd00::/8": connections from or to them, or to a
+    server in them behind a DNAT, are not replicated; at most 64."""
     encrypt: bool = True
     """False: datagrams are authenticated, not encrypted."""
     scrub_s: float = 60.0
@@ -490,16 +494,42 @@ def _read_mark(t: _Table) -> tuple[int, int] | None:
     return value, mask
 
 
+def _read_networks(t: _Table) -> tuple[str, ...]:
+    key = "exclude_networks"
+    found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    for i, item in enumerate(t.items(key, [])):
+        here = (*t.path, key, i)
+        try:
+            if not isinstance(item, str) or "/" not in item:
+                raise ValueError
+            net = ipaddress.ip_network(item)
+        except ValueError:
+            t.report(here, f'{item!r} is not NETWORK/PREFIX without host bits, as "10.9.0.0/16"')
+            continue
+        for j, other in enumerate(found):
+            if net.version == other.version and net.overlaps(other):
+                t.report.contradiction(
+                    here, (*t.path, key, j), f"{item} and {other} overlap; keep the larger one"
+                )
+        found.append(net)
+    if len(found) > MAX_NETWORKS:
+        t.bad(key, f"has {len(found)} networks, at most {MAX_NETWORKS} are possible")
+    if {str(net) for net in found} >= {"0.0.0.0/0", "::/0"}:
+        t.bad(key, "leaves nothing to replicate; remove one")
+    return tuple(str(net) for net in found)
+
+
 def _read_stream(t: _Table) -> StreamConfig:
     duration = t.number("min_duration_s", 0, 86400, "seconds", 0, float)
-    if duration > 0:
-        t.bad("min_duration_s", "is not available in this version; use 0")
+    if 0 < duration < 0.001:
+        t.bad("min_duration_s", f"{duration} is less than a millisecond; use 0 or more")
     return StreamConfig(
         port=t.number("port", 1, 65535, "", DEFAULT_PORT, int),
         protocols=_read_protocols(t),
         min_duration_s=float(duration),
         exclude_mark=_read_mark(t),
         exclude_local=t.flag("exclude_local", True),
+        exclude_networks=_read_networks(t),
         encrypt=t.flag("encrypt", True),
         scrub_s=float(t.number("scrub_s", 0, 86400, "seconds", 60, float)),
     )

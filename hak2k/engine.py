@@ -31,6 +31,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -122,6 +123,8 @@ class PeerInfo:
     since: int
     """Unix time in ms of its last change of role, by its clock."""
     heard_ns_ago: int
+    policy_differs: bool = False
+    """Whether its [stream] replicates other connections than ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,8 @@ class StreamInfo:
     generation: int
     published: int
     applied: int
+    held: int
+    """Connections younger than `stream.min_duration_s`: a crash now loses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +260,11 @@ class Engine:
                 exclude_mark=config.stream.exclude_mark,
                 exclude_local=config.stream.exclude_local,
                 scrub_ms=round(config.stream.scrub_s * 1000),
+                min_duration_s=config.stream.min_duration_s,
+                exclude_networks=[
+                    (net.network_address.packed, net.prefixlen)
+                    for net in map(ip_network, config.stream.exclude_networks)
+                ],
             )
             self._core.set_announcements(config.announcements)
 

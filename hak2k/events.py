@@ -66,6 +66,12 @@ CATALOG: Final[dict[str, Entry]] = {
         "a handshake was refused",
         "compare psk_file, cluster.id, stream.encrypt and the versions of both",
     ),
+    "policy.differs": Entry(
+        "warning",
+        "the two nodes replicate different connections",
+        "make [stream] the same on both: protocols, exclude_mark, exclude_local, "
+        "exclude_networks, min_duration_s",
+    ),
     "link.up": Entry("info", "an HA link works", ""),
     "link.down": Entry("warning", "an HA link is silent", "look at cable and switch"),
     "interface.up": Entry("info", "a data interface works", ""),

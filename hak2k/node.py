@@ -53,6 +53,8 @@ _NEWS: Final = {
     "hello.refused": "a handshake was refused",
     "sync.sent": "a full copy was sent",
     "masquerade.trapped": "a device or address went; the peer keeps what was masqueraded to it",
+    "policy.differs": "the two nodes' [stream] policies differ: compare protocols, exclude_mark, "
+    "exclude_local, exclude_networks and min_duration_s",
     "sweep.done": "all taken-over entries have natural timeouts",
 }
 

@@ -104,6 +104,8 @@ class Service:
                 "encrypted": stream.encrypted,
                 "published": stream.published,
                 "applied": stream.applied,
+                "held": stream.held,
+                "policy_differs": peer is not None and peer.policy_differs,
             },
             "table": {
                 "entries": engine.table_count(),

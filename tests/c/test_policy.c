@@ -226,6 +226,76 @@ static void test_exclude_local(void)
 	CHECK(hak_policy_wants(&p, &locals, &f));
 }
 
+static void exclude(struct hak_policy *p, const char *text, uint8_t bits)
+{
+	struct hak_net *n = &p->nets[p->n_nets++];
+
+	n->l3 = strchr(text, ':') ? AF_INET6 : AF_INET;
+	n->bits = bits;
+	NEED(inet_pton(n->l3, text, n->addr) == 1);
+}
+
+static void test_networks(void)
+{
+	struct hak_policy p = everything();
+	struct hak_flow f;
+
+	memset(&locals, 0, sizeof locals);
+	exclude(&p, "10.9.128.0", 17);
+	exclude(&p, "fd00::", 8);
+	exclude(&p, "192.0.2.7", 32);
+#define WANTS(src, dst) (f = flow(src, dst, 6), hak_policy_wants(&p, &locals, &f))
+	CHECK(WANTS("10.9.127.255", "10.8.0.1"));
+	CHECK(!WANTS("10.9.128.0", "10.8.0.1"));
+	CHECK(!WANTS("10.8.0.1", "10.9.255.255"));
+	CHECK(WANTS("10.10.0.0", "192.0.2.6"));
+	CHECK(!WANTS("10.10.0.0", "192.0.2.7"));
+	CHECK(!WANTS("2001:db8::1", "fdff::1"));
+	CHECK(WANTS("2001:db8::1", "fc00::1"));
+	/* the bytes of an IPv6 address are no IPv4 one */
+	CHECK(WANTS("a09:8000::1", "2001:db8::1"));
+	/* the server behind a DNAT, and not the address lent by SNAT */
+	f = flow("10.8.0.1", "203.0.113.1", 6);
+	f.reply = tuple("10.9.200.1", 80, "10.8.0.1", 4711);
+	CHECK(!hak_policy_wants(&p, &locals, &f));
+	f.reply = tuple("203.0.113.1", 80, "10.9.200.1", 4711);
+	CHECK(hak_policy_wants(&p, &locals, &f));
+	p.nets[0].bits = 0;
+	CHECK(!WANTS("1.2.3.4", "5.6.7.8"));
+#undef WANTS
+}
+
+static void test_hash(void)
+{
+	struct hak_policy p = everything(), q = p;
+	uint64_t was = hak_policy_hash(&p);
+
+	EQUAL(hak_policy_hash(&q), was);
+	q.mark = 0x100;			/* without a mask it says nothing */
+	EQUAL(hak_policy_hash(&q), was);
+#define DIFFERS do { \
+		CHECK(hak_policy_hash(&q) != was); \
+		was = hak_policy_hash(&q); \
+	} while (0)
+	q.mark_mask = 0x300;
+	DIFFERS;
+	q.protocols[7] &= 0x7fffffff;
+	DIFFERS;
+	q.exclude_local = true;
+	DIFFERS;
+	q.min_ms = 1;
+	DIFFERS;
+	exclude(&q, "10.0.0.0", 8);
+	DIFFERS;
+	exclude(&q, "fd00::", 8);
+	DIFFERS;
+	q.nets[1].bits = 16;
+	DIFFERS;
+	q.nets[1].addr[15] = 1;
+	DIFFERS;
+#undef DIFFERS
+}
+
 int main(void)
 {
 	test_locals();
@@ -236,5 +306,7 @@ int main(void)
 	test_protocols();
 	test_marks();
 	test_exclude_local();
+	test_networks();
+	test_hash();
 	return t_end();
 }

@@ -75,6 +75,7 @@ class FakeCore:
             "term": 0,
             "since": 1_700_000_000_000,
             "heard_ns_ago": 1_000_000,
+            "policy_differs": False,
         }
         self.peer_info = old | changes
         if first:
@@ -175,6 +176,7 @@ class FakeCore:
             "generation": 1,
             "published": 12,
             "applied": 0,
+            "held": 0,
         }
 
     def stats(self) -> dict[str, int]:
