@@ -141,7 +141,7 @@ void hak_put_hello(struct hak_wr *w, const struct hak_hello *h)
 {
 	hak_wr_u8(w, h->wire_min);
 	hak_wr_u8(w, h->wire_max);
-	hak_wr_u8(w, h->encrypt ? 1 : 0);
+	hak_wr_u8(w, (uint8_t)((h->encrypt ? 1 : 0) | (h->keep ? 2 : 0)));
 	hak_wr_u32(w, h->session);
 	hak_wr_u64(w, h->boot_id);
 	hak_wr_u64(w, h->boot_ms);
@@ -161,6 +161,7 @@ enum hak_err hak_get_hello(struct hak_rd r, struct hak_hello *h)
 	h->wire_max = hak_rd_u8(&r);
 	flags = hak_rd_u8(&r);		/* further bits: for later versions */
 	h->encrypt = flags & 1;
+	h->keep = flags & 2;
 	h->session = hak_rd_u32(&r);
 	h->boot_id = hak_rd_u64(&r);
 	h->boot_ms = hak_rd_u64(&r);

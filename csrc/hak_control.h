@@ -42,6 +42,7 @@ struct hak_range {
 struct hak_hello {
 	uint8_t wire_min, wire_max;
 	bool encrypt;
+	bool keep;		/* the session changes its keys, the streams go on */
 	uint32_t session;	/* what datagrams to the sender shall bear */
 	uint64_t boot_id;	/* random, one per start of the process */
 	uint64_t boot_ms;	/* Unix time of that start */

@@ -22,6 +22,7 @@ enum {
 	RX_BATCH = 32,
 	ACK_DELAY_MS = 2,
 	SYNC_ASK_MS = 200,
+	REKEY_MS = 1000,
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
 };
 
@@ -35,7 +36,7 @@ struct inbox {				/* buffers of one recvmmsg() */
 struct io {
 	struct hak_engine *e;
 	struct inbox in;
-	uint64_t beat_due, ack_due, hello_due, sync_due;
+	uint64_t beat_due, ack_due, hello_due, sync_due, rekey_due;
 	struct hak_ack acked;		/* what we last told */
 	bool accused;			/* peer.dead was emitted */
 };
@@ -411,7 +412,8 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 	}
 
 	s = e->now.live && session == e->now.local_id ? &e->now :
-	    e->next.live && session == e->next.local_id ? &e->next : NULL;
+	    e->next.live && session == e->next.local_id ? &e->next :
+	    e->old.live && session == e->old.local_id ? &e->old : NULL;
 	if (!s)
 		REFUSE(SESSION);
 	text = bytes + HAK_HDR_LEN;
@@ -420,10 +422,12 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 			  !e->cfg.encrypt && !s->peer.encrypt))
 		REFUSE(AUTH);
 	if (s == &e->next) {
+		if (!s->keep) {
+			io->acked = (struct hak_ack){ 0 };
+			io->accused = false;
+		}
 		hak_confirm_session(e);
 		s = &e->now;
-		io->acked = (struct hak_ack){ 0 };
-		io->accused = false;
 	}
 	s->heard = true;
 	if (kind == HAK_KIND_DATA) {
@@ -432,7 +436,8 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 		on_data(io, seq, text, n, now);
 		return;
 	}
-	if (!hak_replay_take(&s->control_seen, seq))
+	/* the numbers go on when keys change: one window for old and new */
+	if (!hak_replay_take(&e->now.control_seen, seq))
 		REFUSE(REPLAY);
 	if (!on_control(io, link, seq, hak_rd_on(text, n), now))
 		REFUSE(MALFORMED);
@@ -624,16 +629,26 @@ static uint64_t timers(struct io *io, uint64_t now)
 	uint64_t due, next;
 	bool asking;
 
+	hak_take_keys(e);
+	hak_retire_keys(e, now);
 	if (now >= io->beat_due)
 		beat(io, now);
 	next = io->beat_due;
 	if (e->initiator && lonely(io, now)) {
 		if (now >= io->hello_due) {
-			hak_offer_session(e, now);
+			hak_offer_session(e, false, now);
 			io->hello_due = now + ms(e->cfg.heartbeat_ms);
 		}
 		if (io->hello_due < next)
 			next = io->hello_due;
+	} else if (hak_rekey_due(e)) {
+		/* Not in a hurry: the peer may not know the key for an hour. */
+		if (now >= io->rekey_due) {
+			hak_offer_session(e, true, now);
+			io->rekey_due = now + ms(REKEY_MS);
+		}
+		if (io->rekey_due < next)
+			next = io->rekey_due;
 	}
 	if (e->now.live) {
 		due = nack(io, now);

@@ -58,6 +58,7 @@ class Core(Protocol):
     def set_status(
         self, *, mode: int, forced: int, quality: int, state: int, term: int, since: int
     ) -> None: ...
+    def set_keys(self, psk: bytes | bytearray) -> None: ...
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None: ...
     def set_announcements(self, items: Sequence[tuple[str, str]]) -> None: ...
     @property
@@ -144,6 +145,8 @@ class StreamInfo:
     generation: int
     published: int
     applied: int
+    key: str | None
+    """Fingerprint of the pre-shared key that the session was made under."""
 
 
 _KINDS: Mapping[str, type[HakError]] = {
@@ -374,6 +377,12 @@ class Engine:
                 raise PeerError("the priority cannot be changed while the stream runs")
             change(priority)
 
+    def set_keys(self, psk: bytes | bytearray) -> None:
+        """Other pre-shared keys, the preferred one first (`ClusterConfig.psk`).  The
+        stream goes on; as soon as the peer knows the first, under that one."""
+        with self._call() as core:
+            core.set_keys(psk)
+
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None:
         """Addresses of this machine, 4 or 16 bytes each: connections that end at
         one of them are not replicated if `stream.exclude_local` says so."""
@@ -427,8 +436,10 @@ class Engine:
 
     def stream(self) -> StreamInfo:
         with self._call() as core:
-            info: StreamInfo = _pick(StreamInfo, core.stream())
-            return info
+            found = core.stream()
+        key = int(found["key"])
+        info: StreamInfo = _pick(StreamInfo, {**found, "key": f"{key:08x}" if key else None})
+        return info
 
     def statistics(self) -> dict[str, int]:
         """Every counter of the core by name; "drop.REASON" counts refusals."""

@@ -117,6 +117,9 @@ class FakeCore:
     def set_status(self, **status: int) -> None:
         self._note("set_status", status)
 
+    def set_keys(self, psk: bytes | bytearray) -> None:
+        self._note("set_keys", bytes(psk))
+
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None:
         self._note("set_local_addresses", list(addresses))
 
@@ -156,6 +159,7 @@ class FakeCore:
             "generation": 1,
             "published": 12,
             "applied": 0,
+            "key": 0,
         }
 
     def stats(self) -> dict[str, int]:
