@@ -17,6 +17,7 @@ daemon, which uses `Config.where` to name file and line just the same.
 from __future__ import annotations
 
 import difflib
+import grp
 import ipaddress
 import os
 import re
@@ -107,6 +108,9 @@ class ClusterConfig:
 class ControlConfig:
     socket: Path = Path(DEFAULT_SOCKET)
     """Unix socket of the `ha...` commands; at most 107 bytes."""
+    group: int | None = None
+    """Group whose members may use it too; in the file a name or a number.  None:
+    only the daemon's own user and root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +470,18 @@ def _read_control(t: _Table, base: Path) -> ControlConfig:
     path = base / t.text("socket", re.compile(r"[^\0]+"), rule, DEFAULT_SOCKET)
     if len(os.fsencode(path)) > _SUN_PATH:
         t.bad("socket", f"is longer than {_SUN_PATH} bytes; use a shorter path")
-    return ControlConfig(socket=path)
+    return ControlConfig(socket=path, group=_read_group(t))
+
+
+def _read_group(t: _Table) -> int | None:
+    name = t.text("group", re.compile(r"[^\0]*"), "the name of a group", "")
+    if not name:
+        return None
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        t.bad("group", f"there is no group {name!r}; make it: groupadd --system {name}")
+        return None
 
 
 def _read_protocols(t: _Table) -> tuple[int, ...] | None:

@@ -624,7 +624,7 @@ class Node:
             raise RefusedError(what)
         if ("cluster", "psk_file") in keys:
             self.engine.set_keys(new.cluster.psk)
-            self._key_again = 0.0
+            self._key_waits, self._key_again = self._clock(), 0.0
         new.cluster.forget()
         old, self.config = self.config, new
         self.log.level = new.log.level
