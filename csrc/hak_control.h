@@ -26,6 +26,7 @@ struct hak_status {
 	uint8_t mode, forced, quality, state;
 	uint32_t term;
 	uint64_t since_ms;	/* Unix time of the last role change */
+	uint64_t priority;	/* plus 1; 0: as the handshake said */
 };
 
 struct hak_ack {

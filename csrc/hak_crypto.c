@@ -29,15 +29,13 @@ enum hak_err hak_random(void *p, size_t n)
 uint32_t hak_key_print(const uint8_t key[HAK_KEY_LEN])
 {
 	static const char domain[] = "hak2k key fingerprint";
-	uint8_t text[sizeof domain - 1 + HAK_KEY_LEN], out[HAK_HASH_LEN];
+	uint8_t out[HAK_HASH_LEN];
 	uint32_t v = 0;
+	unsigned len;
 
-	memcpy(text, domain, sizeof domain - 1);
-	memcpy(text + sizeof domain - 1, key, HAK_KEY_LEN);
-	if (EVP_Digest(text, sizeof text, out, NULL, EVP_sha256(), NULL) == 1)
+	if (HMAC(EVP_sha256(), domain, sizeof domain - 1, key, HAK_KEY_LEN, out, &len))
 		for (int i = 0; i < 4; i++)
 			v = v << 8 | out[i];
-	hak_wipe(text, sizeof text);
 	return v ? v : 1;
 }
 

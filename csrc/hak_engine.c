@@ -235,6 +235,7 @@ enum hak_err hak_engine_new(struct hak_engine **out, const struct hak_engine_cfg
 	e->larval_timeout = cfg->larval_timeout;
 	e->initiator = lower_address(&cfg->links[0]);
 	e->sync_needed = true;
+	e->priority = cfg->priority;
 	for (unsigned i = 0; i < e->cfg.n_psk; i++)
 		e->prints[i] = hak_key_print(e->cfg.psk[i]);
 	r = open_all(e, why, err);
@@ -491,6 +492,14 @@ void hak_engine_want_sync(struct hak_engine *e)
 }
 
 /* ---- inputs ---------------------------------------------------------- */
+
+void hak_engine_set_priority(struct hak_engine *e, uint16_t priority)
+{
+	atomic_store(&e->priority, priority);
+	pthread_mutex_lock(&e->tx_lock);
+	hak_send_heartbeats(e);
+	pthread_mutex_unlock(&e->tx_lock);
+}
 
 enum hak_err hak_engine_set_keys(struct hak_engine *e, const uint8_t psk[][32], unsigned n)
 {

@@ -133,6 +133,7 @@ void hak_engine_want_sync(struct hak_engine *e);
 /* The pre-shared keys from now on: those of cfg.  What of the old ones is not among them
  * is wiped; a session made under one goes on. */
 enum hak_err hak_engine_set_keys(struct hak_engine *e, const uint8_t psk[][32], unsigned n);
+void hak_engine_set_priority(struct hak_engine *e, uint16_t priority);
 void hak_engine_set_status(struct hak_engine *e, const struct hak_status *s);
 enum hak_err hak_engine_set_locals(struct hak_engine *e, const struct hak_locals *l);
 enum hak_err hak_engine_set_announcements(struct hak_engine *e, unsigned n,

@@ -144,6 +144,7 @@ struct hak_engine {
 	unsigned ev_head, ev_n;
 	struct hak_peer peer;
 	struct hak_status status;
+	_Atomic uint16_t priority;
 	uint8_t new_psk[HAK_KEYS_MAX][32];	/* control -> io */
 	unsigned new_n_psk;		/* 0: none */
 	struct hak_asks wants;		/* apply -> io: ask the peer for these */

@@ -115,6 +115,7 @@ void hak_send_heartbeats(struct hak_engine *e)
 	pthread_mutex_lock(&e->q_lock);
 	status = e->status;
 	pthread_mutex_unlock(&e->q_lock);
+	status.priority = atomic_load(&e->priority) + 1u;
 	for (unsigned i = 0; i < e->cfg.n_links; i++) {
 		const struct hak_link *l = &e->links[i];
 		uint64_t now = hak_now();
@@ -250,6 +251,8 @@ static void on_status(struct hak_engine *e, const struct hak_status *s)
 	pthread_mutex_lock(&e->q_lock);
 	changed = memcmp(&e->peer.status, s, sizeof *s) != 0;
 	e->peer.status = *s;
+	if (s->priority)
+		e->peer.hello.priority = (uint16_t)(s->priority - 1);
 	pthread_mutex_unlock(&e->q_lock);
 	atomic_store(&e->peer_mode, s->mode);
 	if (changed) {

@@ -52,7 +52,7 @@ static size_t own_hello(struct hak_engine *e, uint32_t id, bool keep, uint8_t ou
 		.wire_min = HAK_WIRE_VERSION, .wire_max = HAK_WIRE_VERSION,
 		.encrypt = e->cfg.encrypt, .keep = keep, .session = id,
 		.boot_id = e->boot_id, .boot_ms = e->boot_ms,
-		.stamp = ++e->stamp, .priority = e->cfg.priority,
+		.stamp = ++e->stamp, .priority = atomic_load(&e->priority),
 	};
 	struct hak_wr w = hak_wr_on(out, HAK_HELLO_MAX);
 

@@ -278,6 +278,11 @@ cdef class Engine:
         with nogil:
             c.hak_engine_set_status(e, &s)
 
+    def set_priority(self, uint16_t priority):
+        cdef c.hak_engine *e = self._get()
+        with nogil:
+            c.hak_engine_set_priority(e, priority)
+
     def set_keys(self, psk):
         cdef c.hak_engine *e = self._get()
         cdef uint8_t keys[3][32]

@@ -180,6 +180,7 @@ cdef extern from "hak_engine.h" nogil:
     void hak_engine_sweep(hak_engine *e, const uint32_t (*natural)[16])
     void hak_engine_want_sync(hak_engine *e)
     hak_err hak_engine_set_keys(hak_engine *e, const uint8_t (*psk)[32], unsigned n)
+    void hak_engine_set_priority(hak_engine *e, uint16_t priority)
     void hak_engine_set_status(hak_engine *e, const hak_status *s)
     hak_err hak_engine_set_locals(hak_engine *e, const hak_locals *l)
     hak_err hak_engine_set_announcements(hak_engine *e, unsigned n, const char **ifnames,

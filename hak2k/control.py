@@ -121,7 +121,9 @@ class Server:
             if stat.S_ISSOCK(os.lstat(self.path).st_mode):
                 self.path.unlink()  # a dead daemon's: we hold the lock
             else:
-                raise KernelError(f"control socket {self.path} is there and is no socket; remove it")
+                raise KernelError(
+                    f"control socket {self.path} is there and is no socket; remove it"
+                )
         except FileNotFoundError:
             pass
         # Between bind() and chmod() anybody might connect: so the mode is set by

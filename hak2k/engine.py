@@ -58,6 +58,7 @@ class Core(Protocol):
     def set_status(
         self, *, mode: int, forced: int, quality: int, state: int, term: int, since: int
     ) -> None: ...
+    def set_priority(self, priority: int) -> None: ...
     def set_keys(self, psk: bytes | bytearray) -> None: ...
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None: ...
     def set_announcements(self, items: Sequence[tuple[str, str]]) -> None: ...
@@ -364,18 +365,10 @@ class Engine:
                 since=since,
             )
 
-    def can_set_priority(self) -> bool:
-        """Whether this core can change the priority while it runs."""
-        return hasattr(self._core, "set_priority")
-
     def set_priority(self, priority: int) -> None:
-        """Tell the peer another priority.  Raises PeerError if the core cannot:
-        the two nodes would then decide by different numbers."""
+        """Another priority; the peer hears of it with the next heartbeat."""
         with self._call() as core:
-            change = getattr(core, "set_priority", None)
-            if change is None:
-                raise PeerError("the priority cannot be changed while the stream runs")
-            change(priority)
+            core.set_priority(priority)
 
     def set_keys(self, psk: bytes | bytearray) -> None:
         """Other pre-shared keys, the preferred one first (`ClusterConfig.psk`).  The

@@ -73,5 +73,6 @@ def strength(secret: bytes | bytearray) -> int:
 def fingerprint(key: bytes | bytearray) -> str:
     """What people compare keys by: 8 hexadecimal digits.  As the core's
     hak_key_print(), of the key as derived."""
-    number = int.from_bytes(hashlib.sha256(b"hak2k key fingerprint" + key).digest()[:4], "big")
+    digest = hmac.new(b"hak2k key fingerprint", key, hashlib.sha256).digest()
+    number = int.from_bytes(digest[:4], "big")
     return f"{number or 1:08x}"

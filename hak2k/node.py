@@ -613,8 +613,6 @@ class Node:
             raise RefusedError(str(e)) from None
         keys = changed(self.config, new)
         fixed = [k for k in keys if not reloadable(k)]
-        if ("cluster", "priority") in keys and not self.engine.can_set_priority():
-            fixed.append(("cluster", "priority"))
         if fixed:
             what = "; ".join(
                 f"{new.where(*k)}: cannot change while the stream runs, restart hak2kd"

@@ -128,6 +128,27 @@ def test_a_change_of_keys_by_an_operator(duo: Duo) -> None:
     duo.progress()
 
 
+def test_other_priority_by_a_reload(duo: Duo) -> None:
+    """Both nodes hear of it, and the preferred one takes over; no new session."""
+    lab, was = duo.lab, duo.active
+    other = duo.passive
+    stood = {fw: duo.position(fw) for fw in lab.fw}
+    try:
+        lab.write_config(other, cluster={"priority": 70})
+        assert duo.ask(other, "reload") == {"changed": ["cluster.priority"]}
+        duo.wait_mode(other, "active")
+        duo.ready()
+        assert duo.ask(was, "info")["peer"]["priority"] == 70
+        assert duo.ask(other, "info")["local"]["priority"] == 70
+        for fw in lab.fw:
+            assert not {"session.up", "peer.dead"} & set(duo.ids(fw, stood[fw]))
+        duo.progress()
+    finally:
+        lab.write_config(other, cluster={"priority": 0})
+        duo.ask(other, "reload")
+        until(lambda: duo.ask(was, "info")["peer"]["priority"] == 0, 5, "the first priority")
+
+
 def secrets_of(lab: Lab, fw: Node) -> list[bytes]:
     """The key in every form in which it could show."""
     text = (lab.daemons[fw].directory / "psk").read_bytes().strip()

@@ -117,6 +117,9 @@ class FakeCore:
     def set_status(self, **status: int) -> None:
         self._note("set_status", status)
 
+    def set_priority(self, priority: int) -> None:
+        self._note("set_priority", priority)
+
     def set_keys(self, psk: bytes | bytearray) -> None:
         self._note("set_keys", bytes(psk))
 
