@@ -233,20 +233,25 @@ void hak_confirm_session(struct hak_engine *e)
 
 void hak_take_keys(struct hak_engine *e)
 {
+	bool known = false;
+
 	pthread_mutex_lock(&e->q_lock);
 	if (e->new_n_psk) {
 		e->cfg.n_psk = e->new_n_psk;
 		memcpy(e->cfg.psk, e->new_psk, sizeof e->cfg.psk);
 		hak_wipe(e->new_psk, sizeof e->new_psk);
 		e->new_n_psk = 0;
-		for (unsigned i = 0; i < e->cfg.n_psk; i++)
+		for (unsigned i = 0; i < e->cfg.n_psk; i++) {
 			e->prints[i] = hak_key_print(e->cfg.psk[i]);
+			known |= e->prints[i] == e->next.key;
+		}
 		/* what was made under the old ones and is not in use */
 		hak_wipe(&e->offer.noise, sizeof e->offer.noise);
 		e->offer.live = false;
 		e->offer.turn = 0;
 		e->answer.len = 0;
-		hak_session_end(&e->next);
+		if (!known)
+			hak_session_end(&e->next);
 	}
 	pthread_mutex_unlock(&e->q_lock);
 }
