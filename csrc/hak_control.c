@@ -50,13 +50,15 @@ enum hak_err hak_get_heartbeat(struct hak_rd r, struct hak_heartbeat *h)
 
 void hak_put_status(struct hak_wr *w, const struct hak_status *s)
 {
-	BODY(st, 16);
+	BODY(st, 18);
 	hak_wr_u8(&b, s->mode);
 	hak_wr_u8(&b, s->forced);
 	hak_wr_u8(&b, s->quality);
 	hak_wr_u8(&b, s->state);
 	hak_wr_u32(&b, s->term);
 	hak_wr_u64(&b, s->since_ms);
+	if (s->priority)
+		hak_wr_u16(&b, (uint16_t)(s->priority - 1));
 	EMIT(HAK_REC_STATUS);
 }
 
@@ -68,6 +70,7 @@ enum hak_err hak_get_status(struct hak_rd r, struct hak_status *s)
 	s->state = hak_rd_u8(&r);
 	s->term = hak_rd_u32(&r);
 	s->since_ms = hak_rd_u64(&r);
+	s->priority = hak_rd_left(&r) >= 2 ? hak_rd_u16(&r) + 1u : 0;
 	if (!r.bad && (s->mode > 3 || s->forced > 2 || s->quality > 100 || s->state > 4))
 		return HAK_EFORMAT;
 	return done(&r);
@@ -142,7 +145,7 @@ void hak_put_hello(struct hak_wr *w, const struct hak_hello *h)
 {
 	hak_wr_u8(w, h->wire_min);
 	hak_wr_u8(w, h->wire_max);
-	hak_wr_u8(w, h->encrypt ? 1 : 0);
+	hak_wr_u8(w, (uint8_t)((h->encrypt ? 1 : 0) | (h->keep ? 2 : 0)));
 	hak_wr_u32(w, h->session);
 	hak_wr_u64(w, h->boot_id);
 	hak_wr_u64(w, h->boot_ms);
@@ -164,6 +167,7 @@ enum hak_err hak_get_hello(struct hak_rd r, struct hak_hello *h)
 	h->wire_max = hak_rd_u8(&r);
 	flags = hak_rd_u8(&r);		/* further bits: for later versions */
 	h->encrypt = flags & 1;
+	h->keep = flags & 2;
 	h->session = hak_rd_u32(&r);
 	h->boot_id = hak_rd_u64(&r);
 	h->boot_ms = hak_rd_u64(&r);

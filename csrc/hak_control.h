@@ -27,6 +27,7 @@ struct hak_status {
 	uint8_t mode, forced, quality, state;
 	uint32_t term;
 	uint64_t since_ms;	/* Unix time of the last role change */
+	uint64_t priority;	/* plus 1; 0: as the handshake said */
 };
 
 struct hak_ack {
@@ -105,6 +106,7 @@ enum hak_err hak_get_table(struct hak_rd r, struct hak_table *out);
 struct hak_hello {
 	uint8_t wire_min, wire_max;
 	bool encrypt;
+	bool keep;		/* the session changes its keys, the streams go on */
 	uint32_t session;	/* what datagrams to the sender shall bear */
 	uint64_t boot_id;	/* random, one per start of the process */
 	uint64_t boot_ms;	/* Unix time of that start */

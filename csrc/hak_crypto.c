@@ -26,6 +26,19 @@ enum hak_err hak_random(void *p, size_t n)
 	return got == (ssize_t)n ? HAK_OK : HAK_ESYS;
 }
 
+uint32_t hak_key_print(const uint8_t key[HAK_KEY_LEN])
+{
+	static const char domain[] = "hak2k key fingerprint";
+	uint8_t out[HAK_HASH_LEN];
+	uint32_t v = 0;
+	unsigned len;
+
+	if (HMAC(EVP_sha256(), domain, sizeof domain - 1, key, HAK_KEY_LEN, out, &len))
+		for (int i = 0; i < 4; i++)
+			v = v << 8 | out[i];
+	return v ? v : 1;
+}
+
 /* ---- AEAD ------------------------------------------------------------ */
 
 enum hak_err hak_aead_init(struct hak_aead *a, const uint8_t key[HAK_KEY_LEN], bool sealing)
@@ -248,20 +261,32 @@ static bool public_of(const uint8_t *priv, uint8_t *pub)
 	return ok;
 }
 
-enum hak_err hak_noise_start(struct hak_noise *s, const uint8_t psk[HAK_KEY_LEN],
-			     const void *prologue, size_t prologue_len, const uint8_t *e_priv)
+enum hak_err hak_noise_begin(struct hak_noise *s, const uint8_t psk[HAK_KEY_LEN],
+			     const void *prologue, size_t prologue_len)
 {
 	memset(s, 0, sizeof *s);
 	memcpy(s->h, protocol, HAK_HASH_LEN);
 	memcpy(s->ck, protocol, HAK_HASH_LEN);
+	if (!mix_hash(s, prologue, prologue_len) || !mix_key_and_hash(s, psk))
+		return HAK_ECRYPTO;
+	return HAK_OK;
+}
+
+enum hak_err hak_noise_ephemeral(struct hak_noise *s, const uint8_t *e_priv)
+{
 	if (e_priv)
 		memcpy(s->e_priv, e_priv, HAK_DH_LEN);
 	else if (hak_random(s->e_priv, HAK_DH_LEN))
 		return HAK_ESYS;
-	if (!public_of(s->e_priv, s->e_pub) || !mix_hash(s, prologue, prologue_len) ||
-	    !mix_key_and_hash(s, psk))
-		return HAK_ECRYPTO;
-	return HAK_OK;
+	return public_of(s->e_priv, s->e_pub) ? HAK_OK : HAK_ECRYPTO;
+}
+
+enum hak_err hak_noise_start(struct hak_noise *s, const uint8_t psk[HAK_KEY_LEN],
+			     const void *prologue, size_t prologue_len, const uint8_t *e_priv)
+{
+	enum hak_err e = hak_noise_begin(s, psk, prologue, prologue_len);
+
+	return e ? e : hak_noise_ephemeral(s, e_priv);
 }
 
 enum hak_err hak_noise_write1(struct hak_noise *s, const void *payload, size_t n, uint8_t *out)

@@ -44,7 +44,13 @@ struct hak_noise {
 	uint64_t n;		/* nonce counter of k; reset whenever k changes */
 };
 
+/* Symmetric only, so that a message can be tried under several keys for the cost of
+ * some hashes; hak_noise_ephemeral() has to follow before anything is written. */
+enum hak_err hak_noise_begin(struct hak_noise *s, const uint8_t psk[HAK_KEY_LEN],
+			     const void *prologue, size_t prologue_len);
 /* e_priv: NULL for a fresh ephemeral key; a given one is for test vectors only. */
+enum hak_err hak_noise_ephemeral(struct hak_noise *s, const uint8_t *e_priv);
+/* Both. */
 enum hak_err hak_noise_start(struct hak_noise *s, const uint8_t psk[HAK_KEY_LEN],
 			     const void *prologue, size_t prologue_len,
 			     const uint8_t *e_priv);
@@ -62,6 +68,10 @@ enum hak_err hak_noise_read2(struct hak_noise *s, const uint8_t *msg, size_t len
 			     uint8_t *payload, uint8_t keys[2][HAK_KEY_LEN]);
 
 enum { HAK_NOISE_OVERHEAD = HAK_DH_LEN + 16 };
+
+/* What people compare keys by: 32 bits of a hash that is used for nothing else; never 0,
+ * which stands for no key. */
+uint32_t hak_key_print(const uint8_t key[HAK_KEY_LEN]);
 
 void hak_wipe(void *p, size_t n);		/* memset that is never optimised away */
 enum hak_err hak_random(void *p, size_t n);	/* from the kernel; HAK_ESYS */

@@ -229,17 +229,19 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 enum hak_err hak_engine_new(struct hak_engine **out, const struct hak_engine_cfg *cfg,
 			    char *why, int *err)
 {
-	struct hak_engine *e = calloc(1, sizeof *e);
+	struct hak_engine *e = mmap(NULL, sizeof *e, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	enum hak_err r;
 
 	*out = NULL;
 	*err = errno;
 	snprintf(why, HAK_TEXT, "memory");
-	if (!e)
+	if (e == MAP_FAILED)
 		return HAK_ESYS;
 	/* The key must not reach a core dump or the swap space.  Best effort: a
 	 * tight RLIMIT_MEMLOCK is no reason to stand still. */
 	(void)mlock(e, sizeof *e);
+	(void)madvise(e, sizeof *e, MADV_DONTDUMP);
 	unset_fds(e);
 	pthread_mutex_init(&e->tx_lock, NULL);
 	pthread_mutex_init(&e->rx_lock, NULL);
@@ -256,6 +258,9 @@ enum hak_err hak_engine_new(struct hak_engine **out, const struct hak_engine_cfg
 	e->sync_needed = true;
 	e->scrub_ms = cfg->scrub_ms;
 	e->table.equal = 2;
+	e->priority = cfg->priority;
+	for (unsigned i = 0; i < e->cfg.n_psk; i++)
+		e->prints[i] = hak_key_print(e->cfg.psk[i]);
 	r = open_all(e, why, err);
 	if (r) {
 		hak_engine_free(e);
@@ -301,6 +306,7 @@ void hak_engine_free(struct hak_engine *e)
 	}
 	hak_session_end(&e->now);
 	hak_session_end(&e->next);
+	hak_session_end(&e->old);
 	for (unsigned i = 0; i < HAK_LINKS_MAX; i++)
 		if (e->links[i].fd >= 0)
 			close(e->links[i].fd);
@@ -327,7 +333,7 @@ void hak_engine_free(struct hak_engine *e)
 	pthread_mutex_destroy(&e->q_lock);
 	pthread_cond_destroy(&e->turned);
 	hak_wipe(e, sizeof *e);
-	free(e);
+	(void)munmap(e, sizeof *e);
 }
 
 void hak_engine_bye(struct hak_engine *e)
@@ -562,6 +568,27 @@ void hak_engine_table(struct hak_engine *e, struct hak_table *out)
 
 /* ---- inputs ---------------------------------------------------------- */
 
+void hak_engine_set_priority(struct hak_engine *e, uint16_t priority)
+{
+	atomic_store(&e->priority, priority);
+	pthread_mutex_lock(&e->tx_lock);
+	hak_send_heartbeats(e);
+	pthread_mutex_unlock(&e->tx_lock);
+}
+
+enum hak_err hak_engine_set_keys(struct hak_engine *e, const uint8_t psk[][32], unsigned n)
+{
+	if (!n || n > HAK_KEYS_MAX)
+		return HAK_EINVAL;
+	pthread_mutex_lock(&e->q_lock);
+	for (unsigned i = 0; i < n; i++)
+		memcpy(e->new_psk[i], psk[i], sizeof e->new_psk[i]);
+	e->new_n_psk = n;
+	pthread_mutex_unlock(&e->q_lock);
+	hak_wake(e->wake_io);
+	return HAK_OK;
+}
+
 void hak_engine_set_status(struct hak_engine *e, const struct hak_status *s)
 {
 	bool changed;
@@ -656,6 +683,7 @@ void hak_engine_stream(struct hak_engine *e, struct hak_stream_info *out)
 	out->applied = atomic_load(&e->stats.v[HAK_STAT_APPLIED]);
 	pthread_mutex_lock(&e->tx_lock);
 	out->encrypted = e->cfg.encrypt || (e->now.live && e->now.peer.encrypt);
+	out->key = e->now.live ? e->now.key : 0;
 	out->sequence = e->tx.next;
 	out->acked = e->tx.applied;
 	out->lag_records = e->tx.records - e->tx.records_applied;

@@ -24,6 +24,7 @@
 enum {
 	HAK_LINKS_MAX = 4,
 	HAK_IFACES_MAX = 64,
+	HAK_KEYS_MAX = 3,
 	HAK_TEXT = 160,
 	HAK_EVENTS_HELD = 1024,
 };
@@ -37,7 +38,8 @@ struct hak_link_cfg {
 
 struct hak_engine_cfg {
 	uint16_t cluster, priority;
-	uint8_t psk[32];
+	uint8_t psk[HAK_KEYS_MAX][32];	/* accepted; the first one is preferred */
+	unsigned n_psk;
 	char serial[HAK_NAME_MAX], model[HAK_NAME_MAX], version[HAK_NAME_MAX];
 	struct hak_link_cfg links[HAK_LINKS_MAX];
 	unsigned n_links;
@@ -53,6 +55,7 @@ struct hak_engine_cfg {
 
 #define HAK_EVENTS(X) \
 	X(SESSION_UP, "session.up")	/* a: peer's boot id, b: 1 = a new boot */ \
+	X(SESSION_REKEYED, "session.rekeyed") /* a: the key's print */ \
 	X(PEER_STATUS, "peer.status") \
 	X(PEER_ALIVE, "peer.alive") \
 	X(PEER_DEAD, "peer.dead")	/* a: ns of silence */ \
@@ -109,6 +112,7 @@ struct hak_stream_info {
 	bool encrypted, synced;
 	uint32_t generation;
 	uint32_t held;			/* connections too young to be told of */
+	uint32_t key;			/* print of the session's; 0: no session yet */
 };
 
 struct hak_swap_times { uint64_t drain_ns, gate_ns, announce_ns, total_ns; };
@@ -138,6 +142,10 @@ void hak_engine_want_sync(struct hak_engine *e);
 enum hak_err hak_engine_verify(struct hak_engine *e, uint32_t id, bool repair);
 void hak_engine_table(struct hak_engine *e, struct hak_table *out);
 
+/* The pre-shared keys from now on: those of cfg.  What of the old ones is not among them
+ * is wiped; a session made under one goes on. */
+enum hak_err hak_engine_set_keys(struct hak_engine *e, const uint8_t psk[][32], unsigned n);
+void hak_engine_set_priority(struct hak_engine *e, uint16_t priority);
 void hak_engine_set_status(struct hak_engine *e, const struct hak_status *s);
 enum hak_err hak_engine_set_locals(struct hak_engine *e, const struct hak_locals *l);
 enum hak_err hak_engine_set_announcements(struct hak_engine *e, unsigned n,

@@ -71,6 +71,8 @@ struct hak_session {
 	bool live;
 	bool heard;			/* io: something came under its keys */
 	uint64_t began_ns;		/* io */
+	bool keep;			/* new keys for the session in use */
+	uint32_t key;			/* print of the pre-shared key */
 	uint32_t local_id, peer_id;
 	struct hak_aead seal, open;
 	uint64_t control_seq;		/* tx_lock */
@@ -90,7 +92,8 @@ struct hak_mail {
 
 /* A handshake that we began. */
 struct hak_offer {
-	bool live;
+	bool live, keep;
+	unsigned key, turn;		/* which of the keys; without a session all take turns */
 	uint32_t local_id;
 	uint64_t made_ns;
 	struct hak_noise noise;
@@ -135,6 +138,8 @@ struct hak_engine {
 	struct hak_link links[HAK_LINKS_MAX];
 	bool initiator;			/* this side begins handshakes */
 	struct hak_session now, next;	/* next: answered, not yet confirmed */
+	struct hak_session old;		/* io: opens what is under way or resent */
+	uint32_t prints[HAK_KEYS_MAX];	/* io: of cfg.psk */
 	struct hak_offer offer;
 	struct hak_answer answer;
 	uint64_t hello_tokens_ns;	/* io: token bucket */
@@ -156,6 +161,9 @@ struct hak_engine {
 	unsigned ev_head, ev_n;
 	struct hak_peer peer;
 	struct hak_status status;
+	_Atomic uint16_t priority;
+	uint8_t new_psk[HAK_KEYS_MAX][32];	/* control -> io */
+	unsigned new_n_psk;		/* 0: none */
 	struct hak_asks wants;		/* apply -> io: ask the peer for these */
 	struct hak_asks fetches;	/* io, capture -> capture: read these and send */
 	uint32_t sync_asked, sync_round;	/* io -> capture: generation to list, 0 none */
@@ -235,9 +243,15 @@ void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size
 		  uint64_t now);
 void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body, size_t n,
 		    uint64_t now);
-void hak_offer_session(struct hak_engine *e, uint64_t now);
+void hak_offer_session(struct hak_engine *e, bool keep, uint64_t now);
 void hak_confirm_session(struct hak_engine *e);	/* next becomes now */
 void hak_session_end(struct hak_session *s);
+/* Take up other pre-shared keys, if there are any. */
+void hak_take_keys(struct hak_engine *e);
+/* The session in use was made under another key than the one we prefer. */
+bool hak_rekey_due(const struct hak_engine *e);
+/* Forget the keys before these, once nothing can come under them. */
+void hak_retire_keys(struct hak_engine *e, uint64_t now);
 
 /* hak_capture.c, hak_apply.c */
 void *hak_capture_main(void *engine);

@@ -21,6 +21,7 @@
 enum {
 	RX_BATCH = 32,
 	ACK_DELAY_MS = 2,
+	REKEY_MS = 1000,
 	WISH_MS = 100,			/* a wish not granted by then is told again */
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
 };
@@ -35,7 +36,7 @@ struct inbox {				/* buffers of one recvmmsg() */
 struct io {
 	struct hak_engine *e;
 	struct inbox in;
-	uint64_t beat_due, ack_due, hello_due;
+	uint64_t beat_due, ack_due, hello_due, rekey_due;
 	struct hak_ack acked;		/* what we last told */
 	bool accused;			/* peer.dead was emitted */
 };
@@ -116,6 +117,7 @@ void hak_send_heartbeats(struct hak_engine *e)
 	pthread_mutex_lock(&e->q_lock);
 	status = e->status;
 	pthread_mutex_unlock(&e->q_lock);
+	status.priority = atomic_load(&e->priority) + 1u;
 	for (unsigned i = 0; i < e->cfg.n_links; i++) {
 		const struct hak_link *l = &e->links[i];
 		uint64_t now = hak_now();
@@ -254,6 +256,8 @@ static void on_status(struct hak_engine *e, const struct hak_status *s)
 	pthread_mutex_lock(&e->q_lock);
 	changed = memcmp(&e->peer.status, s, sizeof *s) != 0;
 	e->peer.status = *s;
+	if (s->priority)
+		e->peer.hello.priority = (uint16_t)(s->priority - 1);
 	pthread_mutex_unlock(&e->q_lock);
 	atomic_store(&e->peer_mode, s->mode);
 	if (changed) {
@@ -488,7 +492,8 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 	}
 
 	s = e->now.live && session == e->now.local_id ? &e->now :
-	    e->next.live && session == e->next.local_id ? &e->next : NULL;
+	    e->next.live && session == e->next.local_id ? &e->next :
+	    e->old.live && session == e->old.local_id ? &e->old : NULL;
 	if (!s)
 		REFUSE(SESSION);
 	text = bytes + HAK_HDR_LEN;
@@ -497,10 +502,12 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 			  !e->cfg.encrypt && !s->peer.encrypt))
 		REFUSE(AUTH);
 	if (s == &e->next) {
+		if (!s->keep) {
+			io->acked = (struct hak_ack){ 0 };
+			io->accused = false;
+		}
 		hak_confirm_session(e);
 		s = &e->now;
-		io->acked = (struct hak_ack){ 0 };
-		io->accused = false;
 	}
 	s->heard = true;
 	if (kind == HAK_KIND_DATA) {
@@ -509,7 +516,8 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 		on_data(io, seq, text, n, now);
 		return;
 	}
-	if (!hak_replay_take(&s->control_seen, seq))
+	/* the numbers go on when keys change: one window for old and new */
+	if (!hak_replay_take(&e->now.control_seen, seq))
 		REFUSE(REPLAY);
 	if (!on_control(io, link, seq, hak_rd_on(text, n), now))
 		REFUSE(MALFORMED);
@@ -695,16 +703,26 @@ static uint64_t timers(struct io *io, uint64_t now)
 	uint64_t due, next;
 	uint64_t wish_due;
 
+	hak_take_keys(e);
+	hak_retire_keys(e, now);
 	if (now >= io->beat_due)
 		beat(io, now);
 	next = io->beat_due;
 	if (e->initiator && lonely(io, now)) {
 		if (now >= io->hello_due) {
-			hak_offer_session(e, now);
+			hak_offer_session(e, false, now);
 			io->hello_due = now + ms(e->cfg.heartbeat_ms);
 		}
 		if (io->hello_due < next)
 			next = io->hello_due;
+	} else if (hak_rekey_due(e)) {
+		/* Not in a hurry: the peer may not know the key for an hour. */
+		if (now >= io->rekey_due) {
+			hak_offer_session(e, true, now);
+			io->rekey_due = now + ms(REKEY_MS);
+		}
+		if (io->rekey_due < next)
+			next = io->rekey_due;
 	}
 	if (e->now.live) {
 		due = nack(io, now);

@@ -47,6 +47,8 @@
 	X(NACK_RECEIVED, "nack.received") \
 	X(STREAM_LOST, "stream.lost")		/* gaps that the ring could not fill */ \
 	X(HANDSHAKES, "handshakes") \
+	X(KEYS_TRIED, "keys.tried")		/* offers, times the keys tried on them */ \
+	X(REKEYS, "keys.changed")		/* new keys for a session in use */ \
 	X(HEARTBEATS_SENT, "heartbeats.sent") \
 	X(HEARTBEATS_RECEIVED, "heartbeats.received") \
 	X(SLIPS, "slips")			/* our own timer was late */ \

@@ -35,7 +35,7 @@ class Engine:
         self,
         *,
         cluster: int,
-        psk: bytes,  # 32 bytes, already stretched
+        psk: bytes | bytearray,  # 1 to 3 of 32 bytes, stretched; the preferred one first
         serial: str,
         model: str,
         version: str,
@@ -92,6 +92,10 @@ class Engine:
         """What our heartbeats say.  mode: 0 starting 1 passive 2 active 3 fault;
         forced: 0 no 1 active 2 passive; state: 0 starting 1 syncing 2 ready
         3 running 4 frozen; since: Unix time in ms."""
+    def set_priority(self, priority: int) -> None: ...
+    def set_keys(self, psk: bytes | bytearray) -> None:
+        """Other pre-shared keys, as at the start.  The session goes on; see
+        session.rekeyed."""
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None: ...
     def set_announcements(self, items: Sequence[tuple[str, str]]) -> None:
         """(interface, address) pairs to announce at a swap."""
@@ -102,6 +106,7 @@ class Engine:
     def events(self) -> list[dict[str, Any]]:
         """Drain.  Each: {"type": str, "mono_ns": int, ...}:
         session.up      new session with the peer {"boot": int, "new_boot": bool}
+        session.rekeyed {"key"}  new keys for the session; key: as in stream()
         peer.status     the peer's STATUS changed
         peer.dead       {"silent_ns"}  nothing heard on any link for dead_after_ms
         peer.alive      first heartbeat after dead or at start
@@ -133,7 +138,8 @@ class Engine:
     def stream(self) -> dict[str, Any]:
         """{"role", "sequence", "acked", "lag_records", "lag_ms", "encrypted",
         "synced": bool, "generation", "published", "applied",
-        "held"}"""
+        "held", "key": fingerprint of the pre-shared key as a number, 0 without a
+        session}"""
     def table(self) -> dict[str, Any]:
         """What the last comparison found: {"equal": bool | None, "verified": id,
         "as_of", "age_ms", "entries", "missing", "extra", "different", "repaired"}"""

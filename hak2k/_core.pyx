@@ -4,6 +4,7 @@
 import socket
 import time
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -34,6 +35,7 @@ STAT_NAMES = tuple(c.hak_stat_name(i).decode() for i in range(c.HAK_STAT_COUNT))
 # How the three numbers of an event are called; see csrc/hak_engine.h.
 _EVENT_FIELDS = {
     "session.up": ("boot", "new_boot", None),
+    "session.rekeyed": ("key", None, None),
     "peer.dead": ("silent_ns", None, None),
     "link.up": ("link", None, None),
     "link.down": ("link", None, None),
@@ -99,6 +101,20 @@ cdef int _put_address(c.sockaddr_storage *to, str text, int port) except -1:
     return 0
 
 
+cdef unsigned _put_keys(uint8_t (*to)[32], object keys) except 0:
+    """One to three keys of 32 bytes, one after the other; how many.  No copy of them
+    is left with Python."""
+    cdef Py_buffer raw
+    PyObject_GetBuffer(keys, &raw, PyBUF_SIMPLE)
+    try:
+        if raw.len % 32 or not 1 <= raw.len // 32 <= c.HAK_KEYS_MAX:
+            raise CoreError("config", f"1 to {c.HAK_KEYS_MAX} keys of 32 bytes are needed")
+        memcpy(to, raw.buf, raw.len)
+        return <unsigned>(raw.len // 32)
+    finally:
+        PyBuffer_Release(&raw)
+
+
 cdef class Engine:
     cdef c.hak_engine *e
     cdef list _link_names
@@ -107,7 +123,7 @@ cdef class Engine:
         self.e = NULL
 
     def __init__(
-        self, *, int cluster, bytes psk, str serial, str model, str version,
+        self, *, int cluster, object psk, str serial, str model, str version,
         int priority, links, int port, int heartbeat_ms, int dead_after_ms,
         bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
         bint exclude_local, exclude_networks=(),
@@ -121,8 +137,6 @@ cdef class Engine:
 
         if self.e is not NULL:
             raise CoreError("internal", "engine initialised twice")
-        if len(psk) != 32:
-            raise CoreError("config", "the key must be 32 bytes")
         if not 1 <= len(links) <= c.HAK_LINKS_MAX:
             raise CoreError("config", f"1 to {c.HAK_LINKS_MAX} links are needed")
         if len(interfaces) > c.HAK_IFACES_MAX:
@@ -133,7 +147,7 @@ cdef class Engine:
         try:
             cfg.cluster = cluster
             cfg.priority = priority
-            memcpy(cfg.psk, <const char *>psk, 32)
+            cfg.n_psk = _put_keys(cfg.psk, psk)
             _put_text(cfg.serial, 64, serial)
             _put_text(cfg.model, 64, model)
             _put_text(cfg.version, 64, version)
@@ -172,7 +186,7 @@ cdef class Engine:
                 _raise(r, err, why.decode(errors="replace"))
             self._link_names = [link[0] for link in links]
         finally:
-            memset(cfg, 0, sizeof(c.hak_engine_cfg))
+            c.hak_wipe(cfg, sizeof(c.hak_engine_cfg))
             free(cfg)
 
     cdef c.hak_engine *_get(self) except NULL:
@@ -286,6 +300,24 @@ cdef class Engine:
         with nogil:
             c.hak_engine_set_status(e, &s)
 
+    def set_priority(self, uint16_t priority):
+        cdef c.hak_engine *e = self._get()
+        with nogil:
+            c.hak_engine_set_priority(e, priority)
+
+    def set_keys(self, psk):
+        cdef c.hak_engine *e = self._get()
+        cdef uint8_t keys[3][32]
+        cdef unsigned n
+        cdef c.hak_err r
+        try:
+            n = _put_keys(keys, psk)
+            r = c.hak_engine_set_keys(e, keys, n)
+        finally:
+            c.hak_wipe(keys, sizeof(keys))
+        if r != c.HAK_OK:
+            _raise(r, 0, "keys")
+
     def set_local_addresses(self, addresses):
         cdef c.hak_engine *e = self._get()
         cdef c.hak_locals *found = <c.hak_locals *>calloc(1, sizeof(c.hak_locals))
@@ -375,7 +407,7 @@ cdef class Engine:
             "lag_records": s.lag_records, "lag_ms": s.lag_ns / 1e6,
             "encrypted": s.encrypted, "synced": s.synced,
             "generation": s.generation, "published": s.published,
-            "applied": s.applied, "held": s.held,
+            "applied": s.applied, "held": s.held, "key": s.key,
         }
 
     def table(self):

@@ -38,6 +38,10 @@ cdef extern from "hak_err.h" nogil:
     const char *hak_strerror(hak_err e)
 
 
+cdef extern from "hak_crypto.h" nogil:
+    void hak_wipe(void *p, size_t n)
+
+
 cdef extern from "hak_wire.h" nogil:
     enum:
         HAK_WIRE_VERSION
@@ -102,6 +106,7 @@ cdef extern from "hak_stat.h" nogil:
 
 cdef extern from "hak_engine.h" nogil:
     enum:
+        HAK_KEYS_MAX
         HAK_LINKS_MAX
         HAK_IFACES_MAX
         HAK_TEXT
@@ -117,7 +122,8 @@ cdef extern from "hak_engine.h" nogil:
     struct hak_engine_cfg:
         uint16_t cluster
         uint16_t priority
-        uint8_t psk[32]
+        uint8_t psk[3][32]
+        unsigned n_psk
         char *serial
         char *model
         char *version
@@ -166,6 +172,7 @@ cdef extern from "hak_engine.h" nogil:
         bint synced
         uint32_t generation
         uint32_t held
+        uint32_t key
 
     struct hak_swap_times:
         uint64_t drain_ns
@@ -200,6 +207,8 @@ cdef extern from "hak_engine.h" nogil:
     void hak_engine_want_sync(hak_engine *e)
     hak_err hak_engine_verify(hak_engine *e, uint32_t id, bint repair) nogil
     void hak_engine_table(hak_engine *e, hak_table *out)
+    hak_err hak_engine_set_keys(hak_engine *e, const uint8_t (*psk)[32], unsigned n)
+    void hak_engine_set_priority(hak_engine *e, uint16_t priority)
     void hak_engine_set_status(hak_engine *e, const hak_status *s)
     hak_err hak_engine_set_locals(hak_engine *e, const hak_locals *l)
     hak_err hak_engine_set_announcements(hak_engine *e, unsigned n, const char **ifnames,

@@ -17,8 +17,7 @@ daemon, which uses `Config.where` to name file and line just the same.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import hmac
+import grp
 import ipaddress
 import os
 import re
@@ -29,9 +28,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from hak2k import keys
 from hak2k._toml import Path as KeyPath
 from hak2k._toml import locate, show
 from hak2k.errors import ConfigError
+from hak2k.keys import derive_key, fingerprint, strength
 from hak2k.quality import DEFAULT_WEIGHT, MAX_WEIGHT
 
 DEFAULT_SOCKET: Final = "/run/hak2k/control.sock"
@@ -67,8 +68,8 @@ _MODEL = re.compile(r"[!-~]([ -~]{0,30}[!-~])?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}")
 _IFNAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._@+-][A-Za-z0-9._@+:-]{0,14}")
 _TOML_LINE = re.compile(r"^(.*) \(at line (\d+), column \d+\)$")
-_MIN_PSK = 16
 MAX_NETWORKS: Final = 64  # HAK_NETS_MAX of csrc/hak_policy.h
+_MOST_PSK = 65536
 _SUN_PATH = 107  # sizeof(sockaddr_un.sun_path) less the final NUL
 
 
@@ -86,19 +87,31 @@ class ClusterConfig:
     id: int
     """The same on both nodes; 1 to 65535.  Datagrams of another id are refused."""
     psk_file: Path
-    """File with the pre-shared key, not readable by others.  Absolute here."""
+    """File with the pre-shared key, or several, one a line, the preferred one first;
+    not readable by others.  Absolute here."""
     priority: int = 0
     """0 to 65535; decides where quality is equal.  50 marks the preferred node."""
     address_mode: str = "shared"
     """"shared": both nodes bear the same addresses, the gate keeps one mute."""
-    psk: bytes = field(default=b"", repr=False)
-    """The key itself, stretched to 32 bytes; see `derive_key`."""
+    psk: bytearray = field(default_factory=bytearray, repr=False, compare=False)
+    """The keys themselves, stretched to 32 bytes each (`derive_key`), one after the
+    other; empty once they were forgotten."""
+    keys: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    """Of each key: its fingerprint, and how strong it may be, in bits."""
+
+    def forget(self) -> None:
+        """Wipe the keys: the core has them now."""
+        keys.wipe(self.psk)
+        self.psk.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
     socket: Path = Path(DEFAULT_SOCKET)
     """Unix socket of the `ha...` commands; at most 107 bytes."""
+    group: int | None = None
+    """Group whose members may use it too; in the file a name or a number.  None:
+    only the daemon's own user and root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +207,12 @@ class Config:
 
     def notices(self) -> list[str]:
         """What was accepted but does less than its name says; one line each."""
-        out = []
+        out = [
+            f"{self.where('cluster', 'psk_file')}: key {name} is weak, {bits} bits at most; "
+            "make a new one: openssl rand -hex 32"
+            for name, bits in self.cluster.keys
+            if bits < keys.WEAK_BITS
+        ]
         if self.liveness.lease:
             out.append(
                 f"{self.where('liveness', 'lease')}: accepted, but not yet enforced "
@@ -216,6 +234,7 @@ class Config:
 RELOADABLE: Final = frozenset(
     {
         "cluster.priority",
+        "cluster.psk_file",
         "interface[*].weight",
         "log.level",
         "swap.garp_count",
@@ -244,25 +263,16 @@ def changed(old: Config, new: Config) -> list[KeyPath]:
             out.append(path)
 
     walk((), old, new)
-    return [p for p in out if p != ("path",)]
+    # Other keys in the same file are a change of that file.
+    file: KeyPath = ("cluster", "psk_file")
+    out = [file if p == ("cluster", "keys") else p for p in out]
+    return [p for p in dict.fromkeys(out) if p != ("path",)]
 
 
 def reloadable(path: KeyPath) -> bool:
     """Whether a changed key may take effect without dropping the stream."""
     star: KeyPath = tuple("*" if isinstance(part, int) else part for part in path)
     return show(star).replace(".*", "[*]") in RELOADABLE
-
-
-def derive_key(secret: bytes) -> bytes:
-    """Pre-shared key of any length to the 32 bytes that the handshake mixes in.
-
-    HKDF-SHA256 (RFC 5869), salt and info fixed, so that the same file used by
-    another program gives another key.  This spreads entropy, it does not add any:
-    a key that can be guessed stays so, hence the demand for 16 bytes and the
-    advice to make it with `openssl rand -hex 32`.
-    """
-    extracted = hmac.new(b"hak2k psk v1", secret, hashlib.sha256).digest()
-    return hmac.new(extracted, b"hak2k k2k psk0\x01", hashlib.sha256).digest()
 
 
 def _line(lines: Mapping[KeyPath, int], key: KeyPath) -> int:
@@ -398,17 +408,20 @@ def _read_node(t: _Table) -> NodeConfig:
     )
 
 
-def _read_psk(t: _Table, path: Path) -> bytes:
-    """Open first, then look at what was opened: no race with a rename."""
+def _read_psk(t: _Table, path: Path) -> list[bytearray]:
+    """The keys as they stand in the file; the caller wipes them.
 
-    def bad(problem: str) -> bytes:
+    Open first, then look at what was opened: no race with a rename."""
+
+    def bad(problem: str) -> list[bytearray]:
         t.bad("psk_file", problem)
-        return b""
+        return []
 
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as e:
         return bad(f"cannot read {path}: {e.strerror}; make it: openssl rand -hex 32")
+    content = bytearray(_MOST_PSK)
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
@@ -418,23 +431,33 @@ def _read_psk(t: _Table, path: Path) -> bytes:
             return bad(f"{path} is open to others (mode {mode}); chmod 600 {path}")
         if info.st_uid not in (0, os.geteuid()):
             return bad(f"{path} belongs to user {info.st_uid}; chown root {path}")
-        # Line ends that an editor puts there are not part of the key.
-        secret = os.read(fd, 65536).rstrip(b"\r\n")
+        if info.st_size > _MOST_PSK:
+            return bad(f"{path} is longer than {_MOST_PSK} bytes; one key a line")
+        del content[os.readv(fd, [content]) :]
+        found = keys.split(content)
     finally:
         os.close(fd)
-    if len(secret) < _MIN_PSK:
-        return bad(
-            f"{path} holds {len(secret)} bytes, fewer than {_MIN_PSK}; "
-            f"make a new one: openssl rand -hex 32 > {path}"
-        )
-    return derive_key(secret)
+        keys.wipe(content)
+    make = f"make a new one: openssl rand -hex 32 > {path}"
+    if not found:
+        return bad(f"{path} holds no key, 0 bytes; {make}")
+    if len(found) > keys.MOST:
+        return bad(f"{path} holds {len(found)} keys, one a line; remove all but {keys.MOST}")
+    for i, secret in enumerate(found, 1):
+        which = f"{path} holds" if len(found) == 1 else f"key {i} of {path} has"
+        if len(secret) < keys.SHORTEST:
+            bad(f"{which} {len(secret)} bytes, fewer than {keys.SHORTEST}; {make}")
+    return found
 
 
 def _read_cluster(t: _Table, base: Path) -> ClusterConfig:
     ident = t.number("id", 1, 65535, "", ..., int)
     name = t.text("psk_file", re.compile(r"[^\0]+"), "the path of a file", ...)
     path = base / name
-    psk = _read_psk(t, path) if name else b""
+    secrets = _read_psk(t, path) if name else []
+    known = [(derive_key(s), strength(s)) for s in secrets if s]
+    for secret in secrets:
+        keys.wipe(secret)
     mode = t.word("address_mode", ("shared", "move"), "shared")
     if mode == "move":
         t.bad("address_mode", '"move" is not available in this version; use "shared"')
@@ -443,7 +466,8 @@ def _read_cluster(t: _Table, base: Path) -> ClusterConfig:
         psk_file=path,
         priority=t.number("priority", 0, 65535, "", 0, int),
         address_mode=mode,
-        psk=psk,
+        psk=bytearray().join(key for key, _ in known),
+        keys=tuple((fingerprint(key), bits) for key, bits in known),
     )
 
 
@@ -452,7 +476,18 @@ def _read_control(t: _Table, base: Path) -> ControlConfig:
     path = base / t.text("socket", re.compile(r"[^\0]+"), rule, DEFAULT_SOCKET)
     if len(os.fsencode(path)) > _SUN_PATH:
         t.bad("socket", f"is longer than {_SUN_PATH} bytes; use a shorter path")
-    return ControlConfig(socket=path)
+    return ControlConfig(socket=path, group=_read_group(t))
+
+
+def _read_group(t: _Table) -> int | None:
+    name = t.text("group", re.compile(r"[^\0]*"), "the name of a group", "")
+    if not name:
+        return None
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        t.bad("group", f"there is no group {name!r}; make it: groupadd --system {name}")
+        return None
 
 
 def _read_protocols(t: _Table) -> tuple[int, ...] | None:

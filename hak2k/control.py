@@ -7,7 +7,8 @@
 A command that follows answers with lines {"event": {...}} until the client goes.
 Several requests may follow each other on one connection.
 
-The socket is for root alone (mode 0600): who can write to it can swap the roles.
+The socket is for root alone (mode 0600), or for a group too (0660): who can write to
+it can swap the roles.
 A lock beside it (SOCKET.lock) belongs to the running daemon.  It, not the socket
 file, says whether another daemon runs: the file of a daemon that was killed stays,
 its lock does not.
@@ -53,10 +54,14 @@ class Lock:
         """Raises KernelError if another daemon holds it, or it cannot be made."""
         try:
             self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _check_directory(self.path.parent)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self.path, flags, 0o600)
         except OSError as e:
             raise KernelError(f"cannot make {self.path}", e.errno or 0) from e
+        if (owner := os.fstat(fd).st_uid) not in (0, os.geteuid()):
+            os.close(fd)
+            raise KernelError(f"{self.path} belongs to user {owner}; remove it")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
@@ -78,10 +83,22 @@ class Lock:
             self._fd = -1
 
 
+def _check_directory(path: Path) -> None:
+    """Raises KernelError if somebody else could put another socket in our place."""
+    info = path.stat()
+    if info.st_uid not in (0, os.geteuid()):
+        raise KernelError(f"{path} belongs to user {info.st_uid}; chown root {path}")
+    if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
+        raise KernelError(
+            f"anybody can replace files in {path}; chmod o-w {path}, or use another control.socket"
+        )
+
+
 class Server:
     """Serves `handlers` on a socket.  Take the `Lock` first.
 
     on_error: told of exceptions that are faults of a handler's.
+    group: its members may connect too; this process must be one of them.
     """
 
     def __init__(
@@ -89,8 +106,10 @@ class Server:
         path: Path,
         handlers: dict[str, Handler],
         on_error: Callable[[Exception], None] = lambda e: None,
+        group: int | None = None,
     ) -> None:
         self.path = path
+        self._group = group
         self._on_error = on_error
         self._handlers = handlers
         self._server: asyncio.Server | None = None
@@ -101,6 +120,10 @@ class Server:
         try:
             if stat.S_ISSOCK(os.lstat(self.path).st_mode):
                 self.path.unlink()  # a dead daemon's: we hold the lock
+            else:
+                raise KernelError(
+                    f"control socket {self.path} is there and is no socket; remove it"
+                )
         except FileNotFoundError:
             pass
         # Between bind() and chmod() anybody might connect: so the mode is set by
@@ -114,6 +137,14 @@ class Server:
             raise KernelError(f"control socket {self.path}", e.errno or 0) from e
         finally:
             os.umask(mask)
+        if self._group is not None:
+            try:
+                os.chown(self.path, -1, self._group, follow_symlinks=False)
+                self.path.chmod(0o660)
+            except OSError as e:
+                await self.stop()
+                text = f"control socket {self.path} cannot be given to group {self._group}"
+                raise KernelError(text, e.errno or 0) from e
 
     async def stop(self) -> None:
         if self._server is None:

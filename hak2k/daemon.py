@@ -2,7 +2,8 @@
 
 Order at start, and why:
  1. configuration                    exit 2 before anything was touched
- 2. capabilities, libnftables        one clear line instead of EPERM from somewhere
+ 2. capabilities, libnftables        one clear line instead of EPERM from somewhere;
+                                    what is not needed is dropped for good
  3. lock on the control socket       before the gate: a second daemon must not
  4. UDP port free                    close the gate of the first one
  5. interfaces and HA addresses      what the configuration promised
@@ -31,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from hak2k import gate
+from hak2k import gate, privileges
 from hak2k._version import __version__
 from hak2k.config import Config, load_config
 from hak2k.control import Lock, Server
@@ -42,8 +43,6 @@ from hak2k.netwatch import NetWatch, Snapshot, look
 from hak2k.node import Node
 from hak2k.service import Service
 
-_CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
-
 SYSCTLS: Final[tuple[tuple[str, str, str], ...]] = (
     (
         "net/netfilter/nf_conntrack_events",
@@ -52,21 +51,6 @@ SYSCTLS: Final[tuple[tuple[str, str, str], ...]] = (
     ),
 )
 """What hak2k needs of the kernel: name under /proc/sys, value, why."""
-
-
-def check_capabilities(status: str = "/proc/self/status") -> None:
-    """Raises KernelError naming those that are missing."""
-    effective = 0
-    with open(status, encoding="ascii") as f:
-        for line in f:
-            if line.startswith("CapEff:"):
-                effective = int(line.split()[1], 16)
-    missing = [n for bit, n in _CAPABILITIES.items() if not effective >> bit & 1]
-    if missing:
-        raise KernelError(
-            f"{' and '.join(missing)} missing; run as root, or with "
-            "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW"
-        )
 
 
 def check_port(config: Config) -> None:
@@ -151,6 +135,7 @@ async def _serve(config: Config, log: EventLog, snapshot: Snapshot) -> None:
 
     loop.set_exception_handler(unexpected)
     engine = Engine(config)
+    config.cluster.forget()
     node = Node(config, engine, log, snapshot)
 
     def seen(new: Snapshot) -> None:
@@ -166,6 +151,7 @@ async def _serve(config: Config, log: EventLog, snapshot: Snapshot) -> None:
         config.control.socket,
         Service(node).handlers(),
         lambda e: unexpected(loop, {"message": "command", "exception": e}),
+        config.control.group,
     )
     try:
         node.start()
@@ -215,7 +201,11 @@ def snapshot_names(config: Config) -> list[str]:
 def run(config: Config, log_format: str) -> None:
     """Run until told to stop.  Raises HakError if that cannot be done."""
     log = EventLog(sink=StderrSink(log_format), level=config.log.level)
-    check_capabilities()
+    privileges.no_dumps()  # there are keys in memory
+    privileges.check()
+    if config.control.group is not None:
+        privileges.join(config.control.group)
+    privileges.drop()
     gate.check_library()
     lock = Lock(config.control.socket)
     lock.take()

@@ -62,6 +62,8 @@ class Core(Protocol):
     def set_status(
         self, *, mode: int, forced: int, quality: int, state: int, term: int, since: int
     ) -> None: ...
+    def set_priority(self, priority: int) -> None: ...
+    def set_keys(self, psk: bytes | bytearray) -> None: ...
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None: ...
     def set_announcements(self, items: Sequence[tuple[str, str]]) -> None: ...
     @property
@@ -152,6 +154,8 @@ class StreamInfo:
     applied: int
     held: int
     """Connections younger than `stream.min_duration_s`: a crash now loses them."""
+    key: str | None
+    """Fingerprint of the pre-shared key that the session was made under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,18 +437,16 @@ class Engine:
                 since=since,
             )
 
-    def can_set_priority(self) -> bool:
-        """Whether this core can change the priority while it runs."""
-        return hasattr(self._core, "set_priority")
-
     def set_priority(self, priority: int) -> None:
-        """Tell the peer another priority.  Raises PeerError if the core cannot:
-        the two nodes would then decide by different numbers."""
+        """Another priority; the peer hears of it with the next heartbeat."""
         with self._call() as core:
-            change = getattr(core, "set_priority", None)
-            if change is None:
-                raise PeerError("the priority cannot be changed while the stream runs")
-            change(priority)
+            core.set_priority(priority)
+
+    def set_keys(self, psk: bytes | bytearray) -> None:
+        """Other pre-shared keys, the preferred one first (`ClusterConfig.psk`).  The
+        stream goes on; as soon as the peer knows the first, under that one."""
+        with self._call() as core:
+            core.set_keys(psk)
 
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None:
         """Addresses of this machine, 4 or 16 bytes each: connections that end at
@@ -499,8 +501,10 @@ class Engine:
 
     def stream(self) -> StreamInfo:
         with self._call() as core:
-            info: StreamInfo = _pick(StreamInfo, core.stream())
-            return info
+            found = core.stream()
+        key = int(found["key"])
+        info: StreamInfo = _pick(StreamInfo, {**found, "key": f"{key:08x}" if key else None})
+        return info
 
     def statistics(self) -> dict[str, int]:
         """Every counter of the core by name; "drop.REASON" counts refusals."""

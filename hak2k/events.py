@@ -61,6 +61,14 @@ CATALOG: Final[dict[str, Entry]] = {
         "error", "the peer bears our own serial", "set node.serial of one of them"
     ),
     "session.up": Entry("info", "the two nodes agreed on keys", ""),
+    "session.rekeyed": Entry(
+        "info", "the session goes on under another pre-shared key; nothing was lost", ""
+    ),
+    "key.waiting": Entry(
+        "warning",
+        "the peer does not take the first key of psk_file; the session stands",
+        "compare psk_file on both nodes, reload both; do not restart either before",
+    ),
     "hello.refused": Entry(
         "warning",
         "a handshake was refused",

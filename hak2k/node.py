@@ -41,6 +41,7 @@ GATE_PROBE_S: Final = 0.25  # one netlink question
 GATE_CHECK_S: Final = 5.0  # a listing through libnftables
 STRANGERS_S: Final = 2.0  # between two looks at what was refused
 STRANGERS_AGAIN_S: Final = 60.0  # until the same is logged again
+KEY_WAIT_S: Final = 2.0  # a change of keys takes one
 TICK_S: Final = 0.25  # at the latest; the election names earlier times
 LOG_GAP_S: Final = 1.0  # between two events of one id that may come in floods
 
@@ -118,6 +119,8 @@ class Node:
         self._gate_checked = 0.0
         self._refused: dict[str, int] = {}  # counters of _STRANGERS as last seen
         self._refused_said: dict[str, float] = {}
+        self._key_waits = clock()  # since then the session's key is not the first one
+        self._key_again = 0.0
 
     # --- life ---
 
@@ -134,6 +137,7 @@ class Node:
         self._tick()
         self._every("gate", GATE_PROBE_S, self._probe_gate)
         self._every("strangers", STRANGERS_S, self._look_for_strangers)
+        self._every("key", KEY_WAIT_S, self._look_at_key)
         if self.config.swap.garp_interval_s > 0:
             self._schedule_garp()
 
@@ -368,6 +372,10 @@ class Node:
                 self.log.emit("session.up", "session with the peer", new_boot=new_boot)
                 self.feed(model.SessionUp(new_boot))
                 self._peer_status()
+            case "session.rekeyed":
+                name = f"{int(data['key']):08x}"
+                self.log.emit("session.rekeyed", f"the session goes on under key {name}", key=name)
+                self._peer_status()
             case "peer.status":
                 self._peer_status()
             case "peer.alive":
@@ -452,6 +460,21 @@ class Node:
             if alone and more > 0 and now - said >= STRANGERS_AGAIN_S:
                 self._refused_said[name] = now
                 self.log.emit("hello.refused", text, counter=name, refused=count)
+
+    def _look_at_key(self) -> None:
+        """Say that a change of keys is not complete, until it is."""
+        in_use, now = self.engine.stream().key, self._clock()
+        wanted = self.config.cluster.keys[0][0] if self.config.cluster.keys else in_use
+        if in_use is None or in_use == wanted:
+            self._key_waits = now
+            return
+        if now - self._key_waits < KEY_WAIT_S or now < self._key_again:
+            return
+        self._key_again = now + STRANGERS_AGAIN_S
+        text = f"the peer does not take key {wanted}, the session goes on under key {in_use}"
+        if in_use not in dict(self.config.cluster.keys):
+            text += ", which is not in psk_file any more"
+        self.log.emit("key.waiting", text, key=in_use, wanted=wanted)
 
     # --- interfaces ---
 
@@ -617,8 +640,6 @@ class Node:
             raise RefusedError(str(e)) from None
         keys = changed(self.config, new)
         fixed = [k for k in keys if not reloadable(k)]
-        if ("cluster", "priority") in keys and not self.engine.can_set_priority():
-            fixed.append(("cluster", "priority"))
         if fixed:
             what = "; ".join(
                 f"{new.where(*k)}: cannot change while the stream runs, restart hak2kd"
@@ -626,6 +647,10 @@ class Node:
             )
             self.log.emit("config.refused", what)
             raise RefusedError(what)
+        if ("cluster", "psk_file") in keys:
+            self.engine.set_keys(new.cluster.psk)
+            self._key_waits, self._key_again = self._clock(), 0.0
+        new.cluster.forget()
         old, self.config = self.config, new
         self.log.level = new.log.level
         if new.cluster.priority != old.cluster.priority:
@@ -638,6 +663,8 @@ class Node:
         names = [new.where(*k).rsplit(": ", 1)[-1] for k in keys]
         text = "changed: " + ", ".join(names) if names else "nothing changed"
         self.log.emit("config.reloaded", text, keys=names)
+        for notice in set(new.notices()) - set(old.notices()):
+            self.log.emit("config.warning", notice)
         return names
 
 

@@ -109,6 +109,13 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         how = "encrypted" if stream["encrypted"] else "authenticated"
         lag = f"{stream['lag_records']} records, {stream['lag_ms']:g} ms behind"
         out.append(_row("stream", f"{stream['sequence']}, {how}", lag))
+        if "key" in stream:
+            bits = stream["key_bits"]
+            key = stream["key"] or _NONE
+            strong = "" if bits is None else f", {bits} bits"
+            waiting = stream["key_current"] is False
+            rest = f"waits for {stream['keys'][0]}" if waiting and stream["keys"] else ""
+            out.append(_row("key", f"{key}{strong}", rest))
         equal = {True: "equal", False: "different", None: "not compared"}
         said = equal[table["equal"]]
         if table["equal"] is not None:

@@ -106,6 +106,7 @@ class Service:
                 "applied": stream.applied,
                 "held": stream.held,
                 "policy_differs": peer is not None and peer.policy_differs,
+                **self._key(stream.key),
             },
             "table": {
                 "entries": engine.table_count(),
@@ -115,6 +116,17 @@ class Service:
                 "compared": table.entries,
                 **_differences(table),
             },
+        }
+
+    def _key(self, in_use: str | None) -> dict[str, Any]:
+        """Never the keys: their fingerprints.  current: it is the one that psk_file
+        names first, so that the others can be removed on both nodes."""
+        known = self.node.config.cluster.keys
+        return {
+            "key": in_use,
+            "key_bits": dict(known).get(in_use or ""),
+            "key_current": None if in_use is None else bool(known) and known[0][0] == in_use,
+            "keys": [name for name, _ in known],
         }
 
     def _local(self) -> dict[str, Any]:

@@ -90,6 +90,7 @@ static struct hak_engine *engine(int i)
 
 	memset(c.policy.protocols, 0xff, sizeof c.policy.protocols);
 	memset(c.psk, 42, sizeof c.psk);
+	c.n_psk = 1;
 	snprintf(c.serial, sizeof c.serial, "E-%d", i);
 	snprintf(c.links[0].ifname, sizeof c.links[0].ifname, "ha0");
 	snprintf(c.interfaces[0], sizeof c.interfaces[0], "lan");

@@ -16,8 +16,10 @@ KINDS = ("missing", "extra", "different")
 def verify(duo: Duo, fw: Node, *options: str) -> dict[str, Any]:
     daemons = duo.lab.daemons
     done = subprocess.run(
-        [daemons.bindir / "hak2kctl", "--socket", daemons[fw].control_socket, "verify", *options]
-        + ["--json"],
+        [
+            *(daemons.bindir / "hak2kctl", "--socket", daemons[fw].control_socket),
+            *("verify", "--json", *options),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -142,7 +142,7 @@ def test_offer_that_makes_no_sense(bench: Bench, payload: bytes) -> None:
 
 def test_offer_of_a_later_version(bench: Bench) -> None:
     """More bytes and flags than we know are for those who know them."""
-    hello = bench.peer.own_hello(wire_max=9, flags=0xFF)
+    hello = bench.peer.own_hello(wire_max=9, flags=0xFD)
     datagram, handshake, _ = bench.peer.offer(hello, payload=hello.pack() + b"more")
     bench.peer.raw(datagram)
     bench.peer.session = bench.peer.understand(bench.peer.wait_kind(WELCOME), handshake, hello)
@@ -350,6 +350,21 @@ def test_flood_of_forged_offers(mortal: Bench) -> None:
     assert 0 < got["drop.auth"] < 400
     assert not mortal.side.saw("peer.dead")
     assert not mortal.side.saw("slip")
+
+
+def test_several_keys_do_not_cost_a_flood_more(mortal: Bench) -> None:
+    """A forged offer is tried with each key, by hashes only; none more are taken."""
+    mortal.side.engine.set_keys(mortal.peer.psk + secrets.token_bytes(64))
+    forged = [Header(HELLO, 0, 0).pack() + secrets.token_bytes(120) for _ in range(50)]
+    before, tried = mortal.drops(), mortal.stat("keys.tried")
+    for _ in range(20):
+        flood(mortal, forged, 1)
+        mortal.peer.control(heartbeat(), status())
+    mortal.usable()
+    got = mortal.drops() - before
+    assert got["drop.auth"] + got["drop.rate"] == got.total() == 1000
+    assert 0 < got["drop.auth"] < 200
+    assert mortal.stat("keys.tried") - tried == 3 * got["drop.auth"]
 
 
 def test_flood_of_true_offers(bench: Bench) -> None:

@@ -110,7 +110,7 @@ def keys() -> list[tuple[str, str]]:
         kind = hints[section.name]
         kind = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
         if dataclasses.is_dataclass(kind):
-            out += [(section.name, f.name) for f in dataclasses.fields(kind) if f.name != "psk"]
+            out += [(section.name, f.name) for f in dataclasses.fields(kind) if f.repr]
     return out
 
 

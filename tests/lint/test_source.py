@@ -27,10 +27,10 @@ COPIES = {
     "hak_policy.h": (1, "an address into a slot, as long as its family says"),
     "hak_crypto.c": (14, "keys, hashes and texts whose lengths are constants or were compared"),
     "hak_stream.c": (1, "a payload into its slot, after its length was compared"),
-    "hak_session.c": (1, "a public key: 32 bytes both"),
+    "hak_session.c": (2, "a public key: 32 bytes both; a table of keys to its like"),
     "hak_io.c": (1, "a header struct, whose size is asserted"),
     "hak_capture.c": (1, "a sealed payload into its slot, both of HAK_PAYLOAD_MAX"),
-    "hak_engine.c": (1, "a whole table between two arrays of the same type"),
+    "hak_engine.c": (2, "a whole table between two arrays of the same type; keys of 32 bytes"),
     "hak_sync.c": (1, "a whole table between two arrays of the same type"),
 }
 

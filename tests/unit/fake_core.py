@@ -137,6 +137,12 @@ class FakeCore:
     def set_status(self, **status: int) -> None:
         self._note("set_status", status)
 
+    def set_priority(self, priority: int) -> None:
+        self._note("set_priority", priority)
+
+    def set_keys(self, psk: bytes | bytearray) -> None:
+        self._note("set_keys", bytes(psk))
+
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None:
         self._note("set_local_addresses", list(addresses))
 
@@ -177,6 +183,7 @@ class FakeCore:
             "published": 12,
             "applied": 0,
             "held": 0,
+            "key": 0,
         }
 
     def stats(self) -> dict[str, int]:

@@ -63,7 +63,7 @@ bounce_interfaces = false
 """
 
 
-def write(directory: Path, text: str = GOOD, psk: bytes = b"0123456789abcdef\n") -> Path:
+def write(directory: Path, text: str = GOOD, psk: bytes = b"0123456789ABCdef\n") -> Path:
     """A configuration file with its key; the file's path."""
     key = directory / "psk"
     key.write_bytes(psk)

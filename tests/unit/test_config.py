@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from hak2k import config as c
+from hak2k import keys
+from hak2k.config import load_config
 from hak2k.errors import ConfigError
 from tests.unit.samples import GOOD, config, write
 
@@ -28,7 +30,7 @@ def test_a_good_one(tmp_path: Path) -> None:
     got = config(tmp_path)
     assert got.node == c.NodeConfig("FW-A", "lab")
     assert got.cluster.psk_file == tmp_path / "psk"
-    assert got.cluster.psk == c.derive_key(b"0123456789abcdef")
+    assert got.cluster.psk == c.derive_key(b"0123456789ABCdef")
     assert got.control.socket == tmp_path / "a.sock"
     assert got.stream.protocols is None
     assert got.stream.exclude_mark == (0x100, 0x100)
@@ -333,3 +335,58 @@ def test_interfaces_added_are_named_as_a_whole(tmp_path: Path) -> None:
     new = c.load_config(write(tmp_path, text))
     assert c.changed(old, new) == [("interface",)]
     assert not c.reloadable(("interface",))
+
+
+def test_several_keys(tmp_path: Path) -> None:
+    """One a line, the preferred one first; empty lines and comments are none."""
+    first, second = b"A" * 20 + b"first", b"B" * 20 + b"second"
+    path = write(tmp_path, psk=b"# new, 2026\n" + first + b"\r\n\n  " + second + b"\n")
+    got = load_config(path).cluster
+    assert got.psk == c.derive_key(first) + c.derive_key(second)
+    assert [name for name, _ in got.keys] == [
+        keys.fingerprint(c.derive_key(first)),
+        keys.fingerprint(c.derive_key(second)),
+    ]
+    write(tmp_path, psk=b"\n".join([first] * 4))
+    with pytest.raises(ConfigError, match="holds 4 keys, one a line; remove all but 3"):
+        load_config(path)
+    write(tmp_path, psk=first + b"\nshort\n")
+    with pytest.raises(ConfigError, match=r"key 2 of .*psk has 5 bytes, fewer than 16"):
+        load_config(path)
+    write(tmp_path, psk=b"# nothing\n")
+    with pytest.raises(ConfigError, match="holds no key"):
+        load_config(path)
+    # of what is no text, line ends are bytes like others
+    binary = bytes(range(256))
+    write(tmp_path, psk=binary)
+    assert load_config(path).cluster.psk == c.derive_key(binary)
+
+
+def test_other_keys_are_a_change_of_their_file(tmp_path: Path) -> None:
+    old = load_config(write(tmp_path))
+    new = load_config(write(tmp_path, psk=b"another key of 24 bytes!"))
+    assert c.changed(old, new) == [("cluster", "psk_file")]
+    assert c.reloadable(("cluster", "psk_file"))
+    old.cluster.forget()
+    assert old.cluster.psk == b""
+    assert c.changed(old, new) == [("cluster", "psk_file")]
+    assert c.changed(old, old) == []
+
+
+@pytest.mark.parametrize(
+    ("secret", "low", "high"),
+    [
+        (b"0" * 64, 0, 0),
+        (b"abab" * 8, 0, 40),
+        (b"0123456789abcdef", 64, 64),
+        (b"20260101 20260102", 0, 79),
+        (bytes.fromhex("8f14e45fceea167a5a36dedd4bea2543").hex().encode(), 100, 128),
+        (bytes.fromhex("8f14e45fceea167a5a36dedd4bea2543"), 110, 128),
+    ],
+    ids=["zeros", "abab", "count", "date", "hex", "random"],
+)
+def test_strength(tmp_path: Path, secret: bytes, low: int, high: int) -> None:
+    assert low <= keys.strength(secret) <= high
+    notices = load_config(write(tmp_path, psk=secret)).notices()
+    assert any("is weak" in x for x in notices) is (keys.strength(secret) < keys.WEAK_BITS)
+    assert not any(secret.decode(errors="replace") in x for x in notices)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hak2k import __version__, daemon
+from hak2k import __version__, daemon, privileges
 from hak2k._rtnl import Link
 from hak2k.errors import KernelError
 from hak2k.events import EventLog
@@ -43,10 +43,10 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_capabilities(tmp_path: Path) -> None:
     status = tmp_path / "status"
     status.write_text("Name:\tx\nCapEff:\t0000000000003000\n")
-    daemon.check_capabilities(str(status))
+    privileges.check(str(status))
     status.write_text("Name:\tx\nCapEff:\t0000000000001000\n")
     with pytest.raises(KernelError, match="CAP_NET_RAW missing; run as root"):
-        daemon.check_capabilities(str(status))
+        privileges.check(str(status))
 
 
 def link(name: str, index: int) -> Link:

@@ -116,11 +116,3 @@ def test_events_with_asyncio(tmp_path: Path) -> None:
 
     assert asyncio.run(asyncio.wait_for(run(), 5)) == ["peer.dead", "peer.alive"]
     engine.close()
-
-
-def test_priority_needs_a_core_that_can(tmp_path: Path) -> None:
-    engine, _ = made(tmp_path)
-    assert not engine.can_set_priority()
-    with pytest.raises(err.PeerError, match="cannot be changed"):
-        engine.set_priority(50)
-    engine.close()
