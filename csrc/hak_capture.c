@@ -38,6 +38,8 @@ enum {
 
 enum listing { LIST_NONE, LIST_FLOWS, LIST_EXPECTS };
 
+enum { HAK_EARLY = 16 };	/* the youngest win */
+
 struct capture {
 	struct hak_engine *e;
 	uint64_t rate_from, rate_events;
@@ -49,6 +51,8 @@ struct capture {
 	unsigned list_buckets;
 	bool list_disturbed;		/* the hash table was resized under it */
 	struct hak_ctmsg msg;
+	struct hak_ctmsg early[HAK_EARLY];	/* expectations told before their masters */
+	unsigned early_at;
 	struct mmsghdr mm[BATCH];
 	struct iovec iov[BATCH];
 	uint8_t bytes[BATCH][EVENT_BUF];
@@ -270,10 +274,8 @@ static bool send_master_of(struct hak_engine *e, const struct hak_flow *id)
 	 * tell of expectations: there it could not be found on the other side either. */
 	if (!fetch(e, id, &f) || !wanted(e, &f))
 		return false;
-	if (f.have & HAK_HAS_SEQADJ) {
-		f.have &= HAK_HAS_REPLY | HAK_HAS_SEQADJ;
-		put_flow(e, HAK_REC_FLOW_UPDATE, &f);
-	}
+	/* All of it: when a first packet announces (SIP, TFTP), its NEW is yet to come. */
+	send_whole(e, &f, GENERATIONS);
 	return true;
 }
 
@@ -300,6 +302,25 @@ static void serve_fetches(struct capture *c, uint64_t *next)
 
 /* ---- events ---------------------------------------------------------- */
 
+/* What was expected of a connection before it was in the table. */
+static void put_early(struct capture *c, const struct hak_flow *f)
+{
+	for (unsigned i = 0; i < (unsigned)HAK_EARLY; i++) {
+		struct hak_ctmsg *m = &c->early[i];
+		struct hak_flow id;
+
+		if (m->what != HAK_CT_EXP_NEW)
+			continue;
+		id = expect_master(&m->expect);
+		if (id.l3 != f->l3 || id.l4proto != f->l4proto || id.zone != f->zone ||
+		    !hak_tuple_equal(&id.orig, &f->orig))
+			continue;
+		put_expect(c->e, HAK_REC_EXP_NEW, &m->expect);
+		later(c->e, &id, hak_now() + SEQADJ_LATER_NS);
+		m->what = 0;
+	}
+}
+
 static void on_flow(struct capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
@@ -320,6 +341,8 @@ static void on_flow(struct capture *c, struct hak_ctmsg *m)
 		return;
 	}
 	put_flow(e, m->what == HAK_CT_NEW ? HAK_REC_FLOW_NEW : HAK_REC_FLOW_UPDATE, f);
+	if (m->what == HAK_CT_NEW && f->have & HAK_HAS_HELPER)
+		put_early(c, f);
 	if (f->have & HAK_HAS_SEQADJ)
 		return;
 	if (f->have & HAK_HAS_STATUS && f->status & IPS_SEQ_ADJUST)
@@ -339,6 +362,8 @@ static void on_expect(struct capture *c, struct hak_ctmsg *m)
 	struct hak_flow id = expect_master(x);
 
 	if (!send_master_of(e, &id)) {
+		if (m->what == HAK_CT_EXP_NEW)
+			c->early[c->early_at++ % (unsigned)HAK_EARLY] = *m;
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
 		return;
 	}

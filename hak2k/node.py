@@ -401,6 +401,8 @@ class Node:
             case kind if kind in _NEWS:
                 if "ns" in data:
                     data["ms"] = round(data.pop("ns") / 1e6, 1)
+                if "text" in data:
+                    data["what"] = data.pop("text")  # the line has a text of its own
                 self._news(kind, _NEWS[kind], **data)
             case kind:
                 self._news("daemon.error", f"unknown engine event {kind}")

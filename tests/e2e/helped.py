@@ -73,9 +73,11 @@ RULESET = (
 @contextlib.contextmanager
 def ftpd(node: Node, address: str, folder: Path) -> Iterator[None]:
     """pyftpdlib on port 21, read only, for anonymous."""
+    # It compares an announced IPv6 address as text, and the kernel writes it in full.
+    options = ["--permit-foreign-addresses"] if ":" in address else []
     process = node.popen(
         sys.executable, "-W", "ignore", "-m", "pyftpdlib",
-        "-i", address, "-p", "21", "-d", str(folder),
+        "-i", address, "-p", "21", "-d", str(folder), *options,
     )  # fmt: skip
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
