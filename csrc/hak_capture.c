@@ -255,12 +255,8 @@ bool hak_send_master_of(struct hak_engine *e, const struct hak_flow *id)
 	 * tell of expectations: there it could not be found on the other side either. */
 	if (!hak_fetch(e, id, &f) || !hak_wanted(e, &f))
 		return false;
-	if (hak_held(e, &f))
-		hak_send_whole(e, &f, HAK_MASTERS);	/* what is expected needs it there */
-	else if (f.have & HAK_HAS_SEQADJ) {
-		f.have &= HAK_HAS_REPLY | HAK_HAS_SEQADJ;
-		hak_say_flow(e, HAK_REC_FLOW_UPDATE, &f);
-	}
+	/* All of it: when a first packet announces (SIP, TFTP), its NEW is yet to come. */
+	hak_send_whole(e, &f, HAK_MASTERS);
 	return true;
 }
 
@@ -399,6 +395,25 @@ static void opted_out(struct hak_engine *e, const struct hak_flow *f, bool born)
 	e->out[hash % HAK_OUT_SLOTS] = hash;
 }
 
+/* What was expected of a connection before it was in the table. */
+static void put_early(struct hak_capture *c, const struct hak_flow *f)
+{
+	for (unsigned i = 0; i < (unsigned)HAK_EARLY; i++) {
+		struct hak_ctmsg *m = &c->early[i];
+		struct hak_flow id;
+
+		if (m->what != HAK_CT_EXP_NEW)
+			continue;
+		id = hak_expect_master(&m->expect);
+		if (id.l3 != f->l3 || id.l4proto != f->l4proto || id.zone != f->zone ||
+		    !hak_tuple_equal(&id.orig, &f->orig))
+			continue;
+		hak_say_expect(c->e, HAK_REC_EXP_NEW, &m->expect);
+		later(c->e, &id, hak_now() + SEQADJ_LATER_NS);
+		m->what = 0;
+	}
+}
+
 static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
@@ -421,6 +436,8 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 		return;
 	}
 	hak_say_flow(e, m->what == HAK_CT_NEW ? HAK_REC_FLOW_NEW : HAK_REC_FLOW_UPDATE, f);
+	if (m->what == HAK_CT_NEW && f->have & HAK_HAS_HELPER)
+		put_early(c, f);
 	if (f->have & HAK_HAS_SEQADJ)
 		return;
 	if (f->have & HAK_HAS_STATUS && f->status & IPS_SEQ_ADJUST)
@@ -442,6 +459,8 @@ static void on_expect(struct hak_capture *c, struct hak_ctmsg *m)
 	struct hak_flow id = hak_expect_master(x);
 
 	if (!hak_send_master_of(e, &id)) {
+		if (m->what == HAK_CT_EXP_NEW)
+			c->early[c->early_at++ % (unsigned)HAK_EARLY] = *m;
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
 		return;
 	}

@@ -8,6 +8,7 @@
 enum {
 	HAK_READ_BATCH = 64,
 	HAK_READ_BUF = 4096,
+	HAK_EARLY = 16,			/* the youngest win */
 	HAK_MASTERS = 8,		/* generations of them; H.323 has four */
 };
 
@@ -39,6 +40,8 @@ struct hak_capture {
 	struct hak_mail mail;
 
 	struct hak_ctmsg msg;
+	struct hak_ctmsg early[HAK_EARLY];	/* expectations told before their masters */
+	unsigned early_at;
 	struct mmsghdr mm[HAK_READ_BATCH];
 	struct iovec iov[HAK_READ_BATCH];
 	uint8_t bytes[HAK_READ_BATCH][HAK_READ_BUF];

@@ -365,6 +365,8 @@ class Node:
 
     def _on_engine(self, event: EngineEvent) -> None:
         data = dict(event.data)
+        if "text" in data:
+            data["what"] = data.pop("text")  # the line in the log has a text of its own
         match event.type:
             case "session.up":
                 new_boot = bool(data.get("new_boot", True))

@@ -38,6 +38,7 @@ def test_what_was_changed_behind_the_daemons_back(duo: Duo) -> None:
         assert found["equal"] is True
         assert [found[kind] for kind in KINDS] == [0, 0, 0], duo.report()
     passive = duo.passive
+    before = duo.position(passive)
     victims = list(passive.conntrack().values())[:9]
     passive.ct.delete(*victims[:4])
     for entry in victims[4:6]:
@@ -49,6 +50,9 @@ def test_what_was_changed_behind_the_daemons_back(duo: Duo) -> None:
     assert found["equal"] is True
     assert (found["missing"], found["different"], found["repaired"]) == (4, 2, 6)
     duo.equal()
+    told = duo.wait_event(passive, "recon.repaired", before)
+    assert (told["missing"], told["different"]) == (4, 2)
+    assert told["what"].startswith(("missing: ", "different: "))
     assert verify(duo, duo.active)["equal"] is True
     for fw in duo.lab.fw:
         table = duo.ask(fw, "info")["table"]

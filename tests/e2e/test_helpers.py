@@ -1,0 +1,198 @@
+"""Protocols with helpers: announced before the active one dies, used after it.
+
+The connections that were announced exist only as expectations when the power goes; the
+control connections carry what the helpers did to their sequence numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from hak2k.lab import topology as t
+from tests.e2e import helped
+from tests.e2e.duo import Duo
+from tests.e2e.helped import Ftp, Sockets, ftpd, settle
+
+OPTIONS = {"traffic": False, "ruleset": helped.RULESET}
+
+
+def die(duo: Duo) -> None:
+    """Both tables are equal; then the active one loses its power."""
+    duo.equal()
+    survivor = duo.passive
+    duo.mark()
+    duo.lab.crash(duo.active)
+    duo.wait_mode(survivor, "active", 5)
+
+
+def back(duo: Duo) -> None:
+    """Nobody was reset; the dead one comes back and gets everything."""
+    survivor = next(fw for fw in duo.lab.fw if duo.lab.daemons[fw].running)
+    assert duo.lab.tap.resets() == 0, duo.lab.tap.report()
+    assert duo.invalid(survivor) == 0
+    dead = duo.lab.other(survivor)
+    duo.lab.revive(dead)
+    duo.lab.start(dead)
+    duo.ready()
+    duo.equal()
+
+
+@pytest.fixture
+def sockets(duo: Duo) -> Iterator[Sockets]:
+    with Sockets(duo.lab) as made:
+        yield made
+
+
+# From inside: the server is outside.  From outside: a server inside is published.
+INSIDE = [
+    (t.CLIENT4, t.SERVER4, ("PORT", "EPRT", "PASV", "EPSV")),  # masqueraded
+    (t.SNAT_CLIENT4, t.SERVER4, ("PORT", "EPRT", "PASV", "EPSV")),
+    (t.CLIENT6, t.SERVER6, ("EPRT", "EPSV")),  # not translated
+    (t.SNAT_CLIENT6, t.SERVER6, ("EPRT", "EPSV")),
+]
+OUTSIDE = [
+    (t.SERVER4, t.WAN4, ("PORT", "EPRT", "PASV", "EPSV")),
+    (t.SERVER6, t.WAN6, ("EPRT", "EPSV")),
+]
+
+
+def test_ftp(duo: Duo, tmp_path: Path) -> None:
+    """Active and passive, old and extended, SNAT, masquerade, DNAT, IPv4 and IPv6."""
+    lab = duo.lab
+    content = os.urandom(300_000)
+    (tmp_path / "file").write_bytes(content)
+    want = hashlib.sha256(content).hexdigest()
+    with ExitStack() as stack:
+        for node, address in (
+            (lab.server, t.SERVER4), (lab.server, t.SERVER6),
+            (lab.client, t.CLIENT4), (lab.client, t.CLIENT6),
+        ):  # fmt: skip
+            stack.enter_context(ftpd(node, address, tmp_path))
+        sessions = [
+            stack.enter_context(closing(Ftp(node, source, host, how)))
+            for node, routes in ((lab.client, INSIDE), (lab.server, OUTSIDE))
+            for source, host, hows in routes
+            for how in hows
+        ]
+        for ftp in sessions[::2]:  # these have shifted sequence numbers before
+            ftp.announce()
+            assert ftp.fetch("file") == want, ftp.name
+        for ftp in sessions:
+            ftp.announce()
+        # To what was announced by PORT and EPRT, pyftpdlib connects at once: these data
+        # connections stand, without data, when the active one dies.
+        passive = sum(ftp.name.startswith(("PASV", "EPSV")) for ftp in sessions)
+        settle(lab, duo.active, duo.passive, passive)
+        controls = duo.table(duo.passive, lambda e: e.helper == "ftp")
+        assert len(controls) >= len(sessions)
+
+        die(duo)
+        failed = []
+        for again in ("announced before", "announced after"):
+            for ftp in sessions:
+                try:
+                    if again == "announced after":
+                        ftp.announce()
+                    assert ftp.fetch("file") == want
+                except (OSError, AssertionError, EOFError) as error:
+                    failed.append(f"{ftp.name}, {again}: {error!r}")
+        assert not failed, "\n".join(failed)
+        back(duo)
+
+
+SIP = (t.SERVER4, 5060)
+
+
+def test_tftp(duo: Duo, sockets: Sockets) -> None:
+    """Asked for before, served after, from a port that no packet has come from yet."""
+    lab = duo.lab
+    content = os.urandom(3000)
+    asked = []
+    for server, sources in (
+        (t.SERVER4, (t.CLIENT4, t.SNAT_CLIENT4)),
+        (t.SERVER6, (t.CLIENT6,)),
+    ):
+        daemon = sockets.udp(lab.server, server, 69)
+        for source in sources:
+            client = sockets.udp(lab.client, source)
+            receive = helped.tftp_get(client, "file", server)
+            asked.append((daemon, client, receive, daemon.recvfrom(600)[1]))
+    settle(lab, duo.active, duo.passive, len(asked))
+    die(duo)
+    for daemon, client, receive, asker in asked:
+        server = daemon.getsockname()[0]
+        for once in ("asked before", "asked after"):
+            if once == "asked after":
+                receive = helped.tftp_get(client, "file", server)
+                asker = daemon.recvfrom(600)[1]
+            data = sockets.udp(lab.server, server)
+            with ThreadPoolExecutor() as pool:
+                served = pool.submit(helped.tftp_put, data, content, asker)
+                assert receive() == content, (server, once)
+                served.result()
+    back(duo)
+
+
+def dcc(alice: socket.socket, chat: socket.socket, offer: socket.socket) -> tuple[str, int]:
+    """Offer a file in a line of IRC; where it can be fetched, as it was told."""
+    host, port = offer.getsockname()
+    number = int.from_bytes(socket.inet_aton(host), "big")
+    text = f"PRIVMSG bob :\1DCC SEND file {number} {port} 10\1"
+    words = helped.line(alice, chat, text).rstrip("\1").split()
+    return socket.inet_ntoa(int(words[5]).to_bytes(4, "big")), int(words[6])
+
+
+def test_irc(duo: Duo, sockets: Sockets) -> None:
+    """A file is offered before and fetched after; then another one is offered."""
+    lab = duo.lab
+    ircd = sockets.listener(lab.server, t.SERVER4, 6667)
+    for source, seen in ((t.CLIENT4, t.WAN4), (t.SNAT_CLIENT4, t.SNAT4)):
+        alice = sockets.stream(lab.client, source, (t.SERVER4, 6667))
+        chat = sockets.accept(ircd)
+        offer = sockets.listener(lab.client, source)
+        told = dcc(alice, chat, offer)
+        settle(lab, duo.active, duo.passive, 1)
+        die(duo)
+        for once in ("offered before", "offered after"):
+            if once == "offered after":
+                told = dcc(alice, chat, offer)
+            assert told[0] == seen
+            fetch = sockets.stream(lab.server, t.SERVER4, told)
+            send = sockets.accept(offer)
+            assert helped.line(send, fetch, "0123456789") == "0123456789", once
+            assert helped.line(chat, alice, ":bob thanks") == ":bob thanks"
+        back(duo)
+
+
+def test_amanda(duo: Duo, sockets: Sockets) -> None:
+    """A published client of backups names its port before; it is connected to after."""
+    lab = duo.lab
+    amandad = sockets.udp(lab.client, t.CLIENT4, 10080)
+    server = sockets.udp(lab.server, t.SERVER4)
+    data = sockets.listener(lab.client, t.CLIENT4)
+
+    def connect() -> tuple[str, int]:
+        server.sendto(b"Amanda 2.6 REQ HANDLE 0 SEQ 0\n", (t.WAN4, 10080))
+        _, who = amandad.recvfrom(600)
+        amandad.sendto(f"CONNECT DATA {data.getsockname()[1]}\n".encode(), who)
+        said = server.recv(600).split()
+        return t.WAN4, int(said[2])
+
+    told = connect()
+    settle(lab, duo.active, duo.passive, 1)
+    die(duo)
+    for once in ("named before", "named after"):
+        if once == "named after":
+            told = connect()
+        stream = sockets.stream(lab.server, t.SERVER4, told)
+        inside = sockets.accept(data)
+        assert helped.line(inside, stream, "backup") == "backup", once
+    back(duo)
