@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from bench import tools
-from hak2k.lab import Lab, Node, topology, until
+from hak2k.lab import Entry, Lab, Node, Tuple, topology, until
 
 # Hosts of bench/c/lives.c and entries.c, behind the client and behind the server.
 CLIENTS, SERVERS = "10.73.0.0/16", "10.74.0.0/16"
@@ -46,11 +46,20 @@ def prepare(lab: Lab) -> None:
         )
 
 
+def life_options(lab: Lab) -> tuple[object, ...]:
+    return ("-C", lab.client, "-S", lab.server, "-w", topology.LAN_MAC, "-x", topology.WAN_MAC)
+
+
+def entry(orig: Tuple) -> Entry:
+    """One of bench/c/entries.c, masqueraded; enough of it to find it by."""
+    reply = Tuple(orig.dst, topology.WAN4, orig.proto, orig.dport, orig.sport)
+    return Entry(orig, reply)
+
+
 def lives(lab: Lab, count: int, rate: int, *options: object) -> dict[str, Any]:
     """Run connections through the active firewall; see bench/c/lives.c."""
     return tools.run(
-        lab.client, "lives", "-C", lab.client, "-S", lab.server, "-w", topology.LAN_MAC,
-        "-x", topology.WAN_MAC, "-n", count, "-r", rate, *options,
+        lab.client, "lives", *life_options(lab), "-n", count, "-r", rate, *options,
     )  # fmt: skip
 
 
@@ -114,20 +123,20 @@ class Engine:
 class Pair:
     """fw1 active, fw2 passive and synced."""
 
-    def __init__(self, lab: Lab, **options: Any) -> None:
+    def __init__(self, lab: Lab, *, keep: bool = False, **options: Any) -> None:
         self.lab = lab
         self.options = options
         self.psk = secrets.token_hex(32)
         self.a = Engine(lab.fw1, self.psk, **options)
         self.b = Engine(lab.fw2, self.psk, **options)
-        for node in lab.fw:
+        for node in () if keep else lab.fw:
             node.ct.flush()  # what came over the HA links before the gate was built
         self.b.call("passivate")
         self.a.call("activate")
         self.synced(self.b)
 
     def synced(self, passive: Engine) -> None:
-        until(lambda: passive.call("state")["stream"]["synced"], 30, "the full copy")
+        until(lambda: passive.call("state")["stream"]["synced"], 120, "equal tables")
 
     def settled(self, quiet: float = 0.1) -> None:
         """All that the active side published is in the other's kernel."""

@@ -121,6 +121,22 @@ class Worker:
     def links(self) -> list[dict[str, Any]]:
         return list(self.engine.links())
 
+    def table(self) -> dict[str, Any]:
+        return dict(self.engine.table())
+
+    def verify(self, timeout: float) -> dict[str, Any]:
+        """Compare both tables; ``ns`` is how long it took."""
+        number = self.engine.table()["verified"] + 1
+        began = time.monotonic_ns()
+        if not self.engine.verify(number, True):
+            raise RuntimeError("no peer")
+        while self.engine.table()["verified"] != number:
+            if time.monotonic_ns() - began > timeout * 1e9:
+                raise TimeoutError("no verdict")
+            select.select([self.engine.event_fd], [], [], 0.001)
+            self.engine.events()
+        return {**self.engine.table(), "ns": time.monotonic_ns() - began}
+
     def state(self) -> dict[str, Any]:
         """All that the other side waits for."""
         peer = self.engine.peer()
