@@ -75,6 +75,7 @@ static void begin(uint8_t how)
 	e.cfg.heartbeat_ms = 50;
 	e.cfg.dead_after_ms = 200;
 	memset(e.cfg.psk, 3, sizeof e.cfg.psk);
+	e.cfg.n_psk = 1;
 	snprintf(e.cfg.serial, sizeof e.cfg.serial, "FW-2");
 	for (unsigned i = 0; i < 2; i++) {
 		e.links[i].fd = -1;
@@ -204,7 +205,7 @@ static size_t make(uint8_t how, struct hak_rd r, uint8_t *out)
 			return 0;
 		memset(ephemeral, (int)n | 1, sizeof ephemeral);
 		hak_put_header(out, &e, HAK_KIND_HELLO, 0, 0);
-		PROMISE(!hak_noise_start(&noise, e.cfg.psk, pro, sizeof pro, ephemeral));
+		PROMISE(!hak_noise_start(&noise, e.cfg.psk[0], pro, sizeof pro, ephemeral));
 		PROMISE(!hak_noise_write1(&noise, r.pos, n, out + HAK_HDR_LEN));
 		n += HAK_HDR_LEN + HAK_NOISE_OVERHEAD;
 		break;

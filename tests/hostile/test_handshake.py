@@ -355,6 +355,7 @@ def test_flood_of_forged_offers(mortal: Bench) -> None:
 def test_several_keys_do_not_cost_a_flood_more(mortal: Bench) -> None:
     """A forged offer is tried with each key, by hashes only; none more are taken."""
     mortal.side.engine.set_keys(mortal.peer.psk + secrets.token_bytes(64))
+    mortal.usable()  # the io thread has come round, and has them
     forged = [Header(HELLO, 0, 0).pack() + secrets.token_bytes(120) for _ in range(50)]
     before, tried = mortal.drops(), mortal.stat("keys.tried")
     for _ in range(20):
