@@ -14,7 +14,7 @@ from hak2k._version import __version__
 
 if TYPE_CHECKING:
     from hak2k.client import AsyncClient, Client
-    from hak2k.config import Config, load_config
+    from hak2k.config import load_config
     from hak2k.engine import Engine
     from hak2k.errors import (
         ConfigError,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RefusedError,
         UnreachableError,
     )
+    from hak2k.settings import Config
 
 __all__ = [
     "AsyncClient",
@@ -45,7 +46,7 @@ __all__ = [
 _HOME = {
     "AsyncClient": "hak2k.client",
     "Client": "hak2k.client",
-    "Config": "hak2k.config",
+    "Config": "hak2k.settings",
     "load_config": "hak2k.config",
     "Engine": "hak2k.engine",
     "ConfigError": "hak2k.errors",

@@ -24,7 +24,6 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -34,9 +33,21 @@ from hak2k._toml import locate, show
 from hak2k.errors import ConfigError
 from hak2k.keys import derive_key, fingerprint, strength
 from hak2k.quality import DEFAULT_WEIGHT, MAX_WEIGHT
-
-DEFAULT_SOCKET: Final = "/run/hak2k/control.sock"
-DEFAULT_PORT: Final = 44242
+from hak2k.settings import (
+    DEFAULT_PORT,
+    DEFAULT_SOCKET,
+    ClusterConfig,
+    Config,
+    ControlConfig,
+    InterfaceConfig,
+    LinkConfig,
+    LivenessConfig,
+    LogConfig,
+    NodeConfig,
+    StreamConfig,
+    SwapConfig,
+    line_of,
+)
 
 PROTOCOLS: Final[Mapping[str, int]] = {
     "icmp": 1,
@@ -73,216 +84,6 @@ _MOST_PSK = 65536
 _SUN_PATH = 107  # sizeof(sockaddr_un.sun_path) less the final NUL
 
 
-@dataclass(frozen=True, slots=True)
-class NodeConfig:
-    serial: str
-    """Who this node is: 1 to 32 of A-Z a-z 0-9 . _ : ( ) + -, different on the
-    two nodes.  The last tie-break of the election: the lower string wins."""
-    model: str = "hak2k"
-    """What kind of machine, for `hainfo`: 1 to 32 printable ASCII characters."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterConfig:
-    id: int
-    """The same on both nodes; 1 to 65535.  Datagrams of another id are refused."""
-    psk_file: Path
-    """File with the pre-shared key, or several, one a line, the preferred one first;
-    not readable by others.  Absolute here."""
-    priority: int = 0
-    """0 to 65535; decides where quality is equal.  50 marks the preferred node."""
-    address_mode: str = "shared"
-    """"shared": both nodes bear the same addresses, the gate keeps one mute."""
-    psk: bytearray = field(default_factory=bytearray, repr=False, compare=False)
-    """The keys themselves, stretched to 32 bytes each (`derive_key`), one after the
-    other; empty once they were forgotten."""
-    keys: tuple[tuple[str, int], ...] = field(default=(), repr=False)
-    """Of each key: its fingerprint, and how strong it may be, in bits."""
-
-    def forget(self) -> None:
-        """Wipe the keys: the core has them now."""
-        keys.wipe(self.psk)
-        self.psk.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class ControlConfig:
-    socket: Path = Path(DEFAULT_SOCKET)
-    """Unix socket of the `ha...` commands; at most 107 bytes."""
-    group: int | None = None
-    """Group whose members may use it too; in the file a name or a number.  None:
-    only the daemon's own user and root."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamConfig:
-    port: int = DEFAULT_PORT
-    """UDP port, the same on both nodes; 1 to 65535."""
-    protocols: tuple[int, ...] | None = None
-    """IP protocol numbers to replicate, ascending; None: all."""
-    min_duration_s: float = 0.0
-    """Seconds below which connections are not replicated; at most a day, 0: none."""
-    exclude_mark: tuple[int, int] | None = None
-    """(value, mask): entries with ct mark & mask == value are not replicated."""
-    exclude_local: bool = True
-    """Leave out connections that end on the firewall itself."""
-    exclude_networks: tuple[str, ...] = ()
-    """Networks, "10.9.0.0/16" or "fd00::/8": connections from or to them, or to a
-    server in them behind a DNAT, are not replicated; at most 64."""
-    encrypt: bool = True
-    """False: datagrams are authenticated, not encrypted."""
-    scrub_s: float = 60.0
-    """Seconds from one comparison of both tables to the next; 0: none but at joins."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkConfig:
-    name: str
-    """"main", "backup" or another word; `hainfo` shows it."""
-    interface: str
-    """The HA interface, which carries no user traffic."""
-    local: str
-    """Our IPv4 address on it."""
-    peer: str
-    """The other node's."""
-
-
-@dataclass(frozen=True, slots=True)
-class InterfaceConfig:
-    name: str
-    """A data interface, behind the gate."""
-    weight: int = DEFAULT_WEIGHT
-    """Its share in the quality factor, 0 to 9999."""
-    addresses: tuple[str, ...] = ()
-    """Its addresses, "10.0.0.1/24" or "fd00::1/64": announced at each swap."""
-
-
-@dataclass(frozen=True, slots=True)
-class LivenessConfig:
-    heartbeat_ms: int = 50
-    """Between two heartbeats on each link; 5 to 10000 ms."""
-    dead_after_ms: int = 200
-    """Silence on all links after which the peer counts as dead; at least twice
-    heartbeat_ms, at most 60000 ms."""
-    lease: bool = True
-    """Fencing by the kernel.  Accepted; not yet enforced."""
-
-
-@dataclass(frozen=True, slots=True)
-class SwapConfig:
-    garp_count: int = 3
-    """How often the addresses are announced after a swap, 100 ms apart; 1 to 50."""
-    garp_interval_s: float = 0.0
-    """Seconds between further announcements while active; 0: none."""
-    bounce_interfaces: bool = False
-    """Not available in this version."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogConfig:
-    level: str = "info"
-    """The least severity that is logged: debug, info, warning or error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """A checked configuration."""
-
-    path: Path
-    node: NodeConfig
-    cluster: ClusterConfig
-    control: ControlConfig
-    stream: StreamConfig
-    link: tuple[LinkConfig, ...]
-    interface: tuple[InterfaceConfig, ...]
-    liveness: LivenessConfig
-    swap: SwapConfig
-    log: LogConfig
-    lines: Mapping[KeyPath, int] = field(repr=False, compare=False)
-    """Line numbers by key path, for messages."""
-
-    def where(self, *key: str | int) -> str:
-        """`FILE:LINE: key` for a message about a value, found at run time."""
-        return f"{self.path}:{_line(self.lines, key)}: {show(key)}"
-
-    def notices(self) -> list[str]:
-        """What was accepted but does less than its name says; one line each."""
-        out = [
-            f"{self.where('cluster', 'psk_file')}: key {name} is weak, {bits} bits at most; "
-            "make a new one: openssl rand -hex 32"
-            for name, bits in self.cluster.keys
-            if bits < keys.WEAK_BITS
-        ]
-        if self.liveness.lease:
-            out.append(
-                f"{self.where('liveness', 'lease')}: accepted, but not yet enforced "
-                "in this version; a hung active node is not fenced by the kernel"
-            )
-        return out
-
-    @property
-    def weights(self) -> dict[str, int]:
-        return {i.name: i.weight for i in self.interface}
-
-    @property
-    def announcements(self) -> list[tuple[str, str]]:
-        """(interface, address without prefix), in the order of the file."""
-        return [(i.name, a.split("/")[0]) for i in self.interface for a in i.addresses]
-
-
-# What SIGHUP may change while the stream runs.  An index stands as *.
-RELOADABLE: Final = frozenset(
-    {
-        "cluster.priority",
-        "cluster.psk_file",
-        "interface[*].weight",
-        "log.level",
-        "swap.garp_count",
-        "swap.garp_interval_s",
-    }
-)
-
-
-def changed(old: Config, new: Config) -> list[KeyPath]:
-    """The keys whose values differ, as paths.  Tables that were added or removed
-    stand as a whole: ("link",)."""
-    out: list[KeyPath] = []
-
-    def walk(path: KeyPath, a: Any, b: Any) -> None:
-        if is_dataclass(a):
-            for f in fields(a):
-                if f.compare:
-                    walk((*path, f.name), getattr(a, f.name), getattr(b, f.name))
-        elif isinstance(a, tuple) and a and is_dataclass(a[0]):
-            if len(a) != len(b):
-                out.append(path)
-                return
-            for i, (x, y) in enumerate(zip(a, b, strict=True)):
-                walk((*path, i), x, y)
-        elif a != b:
-            out.append(path)
-
-    walk((), old, new)
-    # Other keys in the same file are a change of that file.
-    file: KeyPath = ("cluster", "psk_file")
-    out = [file if p == ("cluster", "keys") else p for p in out]
-    return [p for p in dict.fromkeys(out) if p != ("path",)]
-
-
-def reloadable(path: KeyPath) -> bool:
-    """Whether a changed key may take effect without dropping the stream."""
-    star: KeyPath = tuple("*" if isinstance(part, int) else part for part in path)
-    return show(star).replace(".*", "[*]") in RELOADABLE
-
-
-def _line(lines: Mapping[KeyPath, int], key: KeyPath) -> int:
-    """The line of a key, or of the nearest table above that exists, or 1."""
-    for n in range(len(key), 0, -1):
-        if key[:n] in lines:
-            return lines[key[:n]]
-    return 1
-
-
 class _Report:
     """Collects problems with their places."""
 
@@ -292,7 +93,7 @@ class _Report:
         self.found: list[tuple[int, str]] = []
 
     def line(self, key: KeyPath) -> int:
-        return _line(self.lines, key)
+        return line_of(self.lines, key)
 
     def __call__(self, key: KeyPath, problem: str) -> None:
         n = self.line(key)

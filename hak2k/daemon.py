@@ -34,7 +34,7 @@ from typing import Final, NoReturn
 
 from hak2k import gate, privileges
 from hak2k._version import __version__
-from hak2k.config import Config, load_config
+from hak2k.config import load_config
 from hak2k.control import Lock, Server
 from hak2k.engine import Engine
 from hak2k.errors import ConfigError, HakError, KernelError
@@ -42,6 +42,7 @@ from hak2k.events import EventLog, StderrSink
 from hak2k.netwatch import NetWatch, Snapshot, look
 from hak2k.node import Node
 from hak2k.service import Service
+from hak2k.settings import Config
 
 SYSCTLS: Final[tuple[tuple[str, str, str], ...]] = (
     (

@@ -37,8 +37,8 @@ from typing import Any, Literal, Protocol
 
 from hak2k import gate
 from hak2k._version import __version__
-from hak2k.config import Config
 from hak2k.errors import HakError, InternalError, KernelError, PeerError
+from hak2k.settings import Config
 from hak2k.swap import natural_timeouts
 
 Role = Literal["passive", "active"]

@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hak2k.errors import KernelError
 
 if TYPE_CHECKING:
-    from hak2k.config import Config
+    from hak2k.settings import Config
 
 TABLE: Final = "hak2k"
 INGRESS_PRIORITY: Final = -500

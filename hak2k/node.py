@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Final
 
 from hak2k import gate, model
-from hak2k.config import Config, changed, load_config, reloadable
+from hak2k.config import load_config
 from hak2k.election import deadline, refusal, settled, status, step
 from hak2k.engine import Engine, EngineEvent, PeerInfo, TableInfo
 from hak2k.errors import ConfigError, HakError, RefusedError
@@ -33,6 +33,7 @@ from hak2k.events import EventLog
 from hak2k.model import Forced, Mode, Role
 from hak2k.netwatch import Snapshot
 from hak2k.quality import quality
+from hak2k.settings import Config, changed, reloadable
 from hak2k.swap import announce_delays
 
 HANDOVER_TIMEOUT_S: Final = 2.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hak2k import cli, config, events
+from hak2k import cli, config, events, settings
 from hak2k._version import __version__
 from tests.lint import tree
 
@@ -105,8 +105,8 @@ def test_daemon_option_is_documented(option: str) -> None:
 def keys() -> list[tuple[str, str]]:
     """(section, key) of everything that the configuration has."""
     out = []
-    hints = typing.get_type_hints(config.Config)
-    for section in dataclasses.fields(config.Config):
+    hints = typing.get_type_hints(settings.Config)
+    for section in dataclasses.fields(settings.Config):
         kind = hints[section.name]
         kind = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
         if dataclasses.is_dataclass(kind):
@@ -121,7 +121,7 @@ def test_key_is_in_the_manual(section: str, key: str) -> None:
     assert part is not None, f"section {section}"
     line = re.search(rf"^\.It Li {key}\b(.*)$", part[1], re.MULTILINE)
     assert line is not None
-    live = any(re.fullmatch(rf"{section}(\[\*\])?\.{key}", x) for x in config.RELOADABLE)
+    live = any(re.fullmatch(rf"{section}(\[\*\])?\.{key}", x) for x in settings.RELOADABLE)
     assert ("live" in line[1]) == live, "marked live exactly if it can be reloaded"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hak2k.config import Config, load_config
+from hak2k.config import load_config
+from hak2k.settings import Config
 
 GOOD = """\
 [node]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hak2k import config as c
-from hak2k import keys
+from hak2k import keys, settings
 from hak2k.config import load_config
 from hak2k.errors import ConfigError
 from tests.unit.samples import GOOD, config, write
@@ -28,7 +28,7 @@ def problems(directory: Path, text: str) -> list[str]:
 
 def test_a_good_one(tmp_path: Path) -> None:
     got = config(tmp_path)
-    assert got.node == c.NodeConfig("FW-A", "lab")
+    assert got.node == settings.NodeConfig("FW-A", "lab")
     assert got.cluster.psk_file == tmp_path / "psk"
     assert got.cluster.psk == c.derive_key(b"0123456789ABCdef")
     assert got.control.socket == tmp_path / "a.sock"
@@ -56,9 +56,9 @@ peer = "10.0.0.2"
 name = "lan"
 """
     got = c.load_config(write(tmp_path, text))
-    assert got.stream == c.StreamConfig()
-    assert got.liveness == c.LivenessConfig()
-    assert got.swap == c.SwapConfig()
+    assert got.stream == settings.StreamConfig()
+    assert got.liveness == settings.LivenessConfig()
+    assert got.swap == settings.SwapConfig()
     assert str(got.control.socket) == "/run/hak2k/control.sock"
 
 
@@ -318,23 +318,23 @@ def test_what_a_reload_may_change(tmp_path: Path) -> None:
         port="port = 1",
         local='local = "192.168.69.5"',
     )
-    keys = c.changed(old, new)
+    keys = settings.changed(old, new)
     assert keys == [
         ("cluster", "priority"),
         ("stream", "port"),
         ("link", 0, "local"),
         ("interface", 0, "weight"),
     ]
-    assert [c.reloadable(k) for k in keys] == [True, False, False, True]
-    assert c.changed(old, config(tmp_path)) == []
+    assert [settings.reloadable(k) for k in keys] == [True, False, False, True]
+    assert settings.changed(old, config(tmp_path)) == []
 
 
 def test_interfaces_added_are_named_as_a_whole(tmp_path: Path) -> None:
     old = config(tmp_path)
     text = GOOD + '[[interface]]\nname = "dmz"\n'
     new = c.load_config(write(tmp_path, text))
-    assert c.changed(old, new) == [("interface",)]
-    assert not c.reloadable(("interface",))
+    assert settings.changed(old, new) == [("interface",)]
+    assert not settings.reloadable(("interface",))
 
 
 def test_several_keys(tmp_path: Path) -> None:
@@ -365,12 +365,12 @@ def test_several_keys(tmp_path: Path) -> None:
 def test_other_keys_are_a_change_of_their_file(tmp_path: Path) -> None:
     old = load_config(write(tmp_path))
     new = load_config(write(tmp_path, psk=b"another key of 24 bytes!"))
-    assert c.changed(old, new) == [("cluster", "psk_file")]
-    assert c.reloadable(("cluster", "psk_file"))
+    assert settings.changed(old, new) == [("cluster", "psk_file")]
+    assert settings.reloadable(("cluster", "psk_file"))
     old.cluster.forget()
     assert old.cluster.psk == b""
-    assert c.changed(old, new) == [("cluster", "psk_file")]
-    assert c.changed(old, old) == []
+    assert settings.changed(old, new) == [("cluster", "psk_file")]
+    assert settings.changed(old, old) == []
 
 
 @pytest.mark.parametrize(
