@@ -60,7 +60,7 @@ static bool can_update(const struct hak_flow *here, const struct hak_flow *f)
 	const uint32_t extras = HAK_HAS_SEQADJ | HAK_HAS_SYNPROXY;
 	static const uint8_t none[HAK_LABELS_LEN];
 
-	if (f->l4proto == IPPROTO_GRE)		/* its timeout is fixed: see hak_sync.c */
+	if (f->l4proto == IPPROTO_GRE)		/* its timeout is fixed: see hak_gre.c */
 		return false;
 	if (!hak_tuple_equal(&here->reply, &f->reply) || strcmp(here->helper, f->helper) ||
 	    here->status & ~f->status & grows || here->have & ~f->have & extras)
@@ -225,6 +225,12 @@ static int update(struct hak_apply *a, const struct hak_flow *f)
 	if (!err)
 		hak_count(&a->e->stats, HAK_STAT_APPLY_UPDATED);
 	return err;
+}
+
+int hak_apply_replace(struct hak_apply *a, const struct hak_flow *f)
+{
+	(void)hak_apply_delete(a, f);
+	return create(a, f);
 }
 
 /* The entry must be as *f says, whatever is here now. */
@@ -693,7 +699,7 @@ void *hak_apply_main(void *engine)
 {
 	struct hak_engine *e = engine;
 	static const uint64_t longest = 1000u * (uint64_t)HAK_MS;
-	struct hak_apply a;		/* 280 KB, mostly buffers */
+	struct hak_apply a;		/* 310 KB, mostly buffers */
 	struct pollfd p = { .fd = e->wake_apply, .events = POLLIN };
 
 	memset(&a, 0, sizeof a);

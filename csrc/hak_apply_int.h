@@ -1,5 +1,6 @@
 /* hak_apply_int.h - the apply thread's state, shared by hak_apply.c (records into
- * the kernel) and hak_sync.c (passes over this kernel's whole table). */
+ * the kernel), hak_sync.c (passes over this kernel's whole table), hak_recon.c (the
+ * comparison) and hak_gre.c (larvae that no timeout ends). */
 #ifndef HAK_APPLY_INT_H
 #define HAK_APPLY_INT_H
 
@@ -9,6 +10,7 @@ enum {
 	HAK_BATCH = 64,
 	HAK_OUT = 65536,
 	HAK_EXPECT_LARVAL = 86400,	/* seconds: above what any helper gives */
+	HAK_GRE_PLACES = 1024,
 };
 
 /* What the passive side is at, towards two equal tables (hak_recon.c, hak_sync.c). */
@@ -34,6 +36,13 @@ enum hak_pass {
 	HAK_PASS_COUNT,					/* how many are in marked slots */
 	HAK_PASS_PURGE, HAK_PASS_PURGE_EXPECTS,
 	HAK_PASS_SWEEP, HAK_PASS_SWEEP_EXPECTS,
+	HAK_PASS_REAP,					/* larvae of GRE without packets */
+};
+
+struct hak_gre {		/* hak_gre.c */
+	uint64_t id;			/* hash of its identity, 0: unused */
+	uint64_t packets, since_ns;	/* how many there were, unchanged since when */
+	bool seen;			/* in the present pass */
 };
 
 enum {	/* maps of unequal nodes, for shifts of 4, 8 and 12 */
@@ -94,6 +103,10 @@ struct hak_apply {
 	uint32_t longest;		/* survey: largest timeout seen, seconds */
 	uint32_t natural[256][16];
 
+	/* larvae of GRE, after a swap */
+	uint64_t gre_period_ns, gre_due_ns;	/* shortest natural timeout; 0: none */
+	struct hak_gre gre[HAK_GRE_PLACES];
+
 	struct hak_ctmsg msg;
 	uint8_t out[HAK_OUT];
 	uint8_t in[HAK_NL_BUF];
@@ -106,6 +119,8 @@ int hak_apply_call(struct hak_apply *a, const struct hak_wr *w, uint32_t seq,
 		   struct hak_ctmsg *reply);
 int hak_apply_get(struct hak_apply *a, const struct hak_flow *f, struct hak_ctmsg *reply);
 int hak_apply_delete(struct hak_apply *a, const struct hak_flow *f);
+/* A new larva in the place of what is here. */
+int hak_apply_replace(struct hak_apply *a, const struct hak_flow *f);
 
 /* hak_sync.c */
 bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass);
@@ -117,6 +132,15 @@ void hak_sync_on_begin(struct hak_apply *a, uint32_t generation);
 void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries);
 /* Do a little; returns how many ns until there is more to do (UINT64_MAX: wait). */
 uint64_t hak_sync_step(struct hak_apply *a);
+
+/* hak_gre.c */
+bool hak_gre_fixed(const struct hak_flow *f);
+/* Replace it if it has used up a day; a pass must have sent its messages before. */
+void hak_gre_renew(struct hak_apply *a, const struct hak_flow *f, uint32_t larval);
+/* Active: once for each in a pass, then once after the pass. */
+void hak_gre_look(struct hak_apply *a, const struct hak_flow *f, uint32_t natural);
+void hak_gre_looked(struct hak_apply *a);
+void hak_gre_forget(struct hak_apply *a);
 
 /* hak_recon.c */
 void hak_recon_start(struct hak_apply *a, const struct hak_verify *v);

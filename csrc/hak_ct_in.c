@@ -379,6 +379,18 @@ static RARE bool get_synproxy(struct hak_rd r, struct hak_flow *f)
 	return !r.bad;
 }
 
+/* How many packets it saw: of interest only where nothing else tells (hak_gre.c). */
+static RARE bool get_packets(struct hak_rd r, struct hak_flow *f)
+{
+	uint16_t type;
+
+	f->have |= HAK_HAS_PACKETS;
+	FOR_ATTR(&r, type, v)
+		if (type == CTA_COUNTERS_PACKETS)
+			f->packets += hak_rd_u64(&v);
+	return !r.bad;
+}
+
 /* ---- a connection ---------------------------------------------------- */
 
 static bool get_orig(struct hak_rd v, struct hak_flow *f)
@@ -446,6 +458,11 @@ static HOT enum hak_err get_flow(struct hak_rd *r, uint8_t l3, struct hak_ctmsg 
 		case CTA_TIMEOUT:
 			f->timeout = hak_rd_u32(&v);
 			f->have |= HAK_HAS_TIMEOUT;
+			break;
+		case CTA_COUNTERS_ORIG:
+		case CTA_COUNTERS_REPLY:
+			if (f->l4proto == IPPROTO_GRE)
+				ok = get_packets(v, f);
 			break;
 		case CTA_MARK:
 			f->mark = hak_rd_u32(&v);

@@ -170,7 +170,7 @@ static void unset_fds(struct hak_engine *e)
 {
 	e->wake_io = e->wake_capture = e->wake_apply = e->event_fd = -1;
 	e->events_nl.fd = e->fetch_nl.fd = e->list_nl.fd = -1;
-	e->apply_nl.fd = e->survey_nl.fd = e->count_nl.fd = e->gate.nl.fd = -1;
+	e->apply_nl.fd = e->survey_nl.fd = e->reap_nl.fd = e->count_nl.fd = e->gate.nl.fd = -1;
 	e->announcer.fd = e->trap.fd = -1;
 	for (unsigned i = 0; i < HAK_LINKS_MAX; i++)
 		e->links[i].fd = -1;
@@ -206,6 +206,7 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("route netlink socket", hak_trap_open(&e->trap));
 	TRY("conntrack netlink socket", hak_nl_open(&e->fetch_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->apply_nl, HAK_NL_CALL_BUF));
+	TRY("conntrack netlink socket", hak_nl_open(&e->reap_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->count_nl, HAK_NL_CALL_BUF));
 	/* what we write ourselves is no news */
 	TRY("filter of the event socket",
@@ -316,6 +317,7 @@ void hak_engine_free(struct hak_engine *e)
 	hak_nl_close(&e->list_nl);
 	hak_nl_close(&e->apply_nl);
 	hak_nl_close(&e->survey_nl);
+	hak_nl_close(&e->reap_nl);
 	hak_nl_close(&e->count_nl);
 	hak_gate_free(&e->gate);
 	hak_announcer_free(&e->announcer);

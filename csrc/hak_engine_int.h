@@ -200,6 +200,7 @@ struct hak_engine {
 
 	/* apply */
 	struct hak_nl apply_nl, survey_nl;
+	struct hak_nl reap_nl;		/* what it does is published, unlike apply_nl's */
 	struct hak_digest rx_digest;
 	_Atomic uint32_t larval_timeout;
 	_Atomic bool synced;

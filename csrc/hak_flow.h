@@ -55,6 +55,7 @@ enum hak_have {
 	HAK_HAS_TIMEOUT = 1 << 12,	/* kernel side only, never on the wire */
 	HAK_HAS_TCP_WSCALE = 1 << 13,
 	HAK_HAS_TCP_FLAGS = 1 << 14,
+	HAK_HAS_PACKETS = 1 << 15,	/* kernel side only; of GRE */
 };
 
 struct hak_seqadj {		/* struct nf_ct_seqadj */
@@ -74,6 +75,7 @@ struct hak_flow {
 
 	uint32_t status;		/* IPS_* bits of nf_conntrack_common.h */
 	uint32_t timeout;		/* seconds */
+	uint64_t packets;		/* both directions */
 	uint32_t mark;
 	uint8_t tcp_state;		/* enum tcp_conntrack */
 	uint8_t tcp_wscale[2];		/* original, reply */

@@ -88,6 +88,7 @@
 	X(RECON_ROUNDS, "recon.rounds") \
 	X(RECON_REPAIRED, "recon.repaired")	/* entries */ \
 	X(SWEPT, "sweep.entries") \
+	X(REAPED, "sweep.reaped")		/* larvae of GRE without packets */ \
 	X(ANNOUNCED, "swap.announcements")
 
 enum hak_stat {

@@ -9,7 +9,7 @@
  * and the PURGE removes it.  Timeouts are in seconds, so a margin of some seconds
  * keeps the two apart.  Expectations have a larval timeout of their own, and the same.
  *
- * GRE's larvae bear FIXED_TIMEOUT, which nothing renews: the copy replaces them.
+ * GRE's larvae bear FIXED_TIMEOUT, which nothing renews: they are replaced (hak_gre.c).
  *
  * While the table is summed up for a comparison, what bears no larval timeout (because
  * this node was active until now) or has used up a day of it is made a larva anew.
@@ -21,8 +21,7 @@
  * All passes list unfiltered (a filtered listing holds its CPU for half a second
  * at a million buckets), one chunk at a time, between what the stream brings.
  *
- * Not handled: reaping GRE larvae after a swap (they end with their 8 days, or
- * with the tunnel's own end); a ct timeout policy longer than six days.
+ * Not handled: a ct timeout policy longer than six days.
  */
 #include "hak_apply_int.h"
 
@@ -159,15 +158,28 @@ static bool is_larva(const struct hak_flow *f, uint32_t larval)
 	return f->timeout + RENEW_S >= larval;
 }
 
-/* Not GRE: its timeout can be fixed only when an entry is made. */
+/* What a pass has to say so far. */
+static void send_out(struct hak_apply *a, struct hak_wr *w)
+{
+	if (hak_wr_len(w)) {
+		(void)hak_nl_send(&a->e->apply_nl, w);
+		hak_nl_drain(&a->e->apply_nl);	/* entries that went meanwhile */
+	}
+	*w = hak_wr_on(a->out, sizeof a->out);
+}
+
 static void sum_up(struct hak_apply *a, struct hak_wr *w, struct hak_flow *f)
 {
 	struct hak_engine *e = a->e;
 	uint32_t larval = atomic_load(&e->larval_timeout);
 
 	hak_recon_sum(a, f);
-	if (!is_larva(f, larval) && f->l4proto != IPPROTO_GRE)
+	if (hak_gre_fixed(f)) {
+		send_out(a, w);
+		hak_gre_renew(a, f, larval);
+	} else if (!is_larva(f, larval)) {
 		(void)hak_ct_put_timeout(w, ++e->apply_nl.seq, f, larval, HAK_LIBERAL_SET);
+	}
 }
 
 static void sum_up_expect(struct hak_apply *a, struct hak_wr *w, const struct hak_expect *x)
@@ -202,6 +214,11 @@ static void sweep(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *
 {
 	struct hak_engine *e = a->e;
 
+	if (hak_gre_fixed(f)) {
+		send_out(a, w);
+		hak_gre_look(a, f, natural(a, f));
+		return;
+	}
 	if (f->timeout + SWEEP_BELOW_S < e->cfg.larval_timeout || f->status & IPS_FIXED_TIMEOUT)
 		return;
 	if (!hak_ct_put_timeout(w, ++e->apply_nl.seq, f, natural(a, f), HAK_LIBERAL_LEAVE))
@@ -268,11 +285,10 @@ static bool pass_chunk(struct hak_apply *a)
 			purge(a, &f);
 		else if (a->pass == HAK_PASS_SWEEP)
 			sweep(a, &w, &f);
+		else if (a->pass == HAK_PASS_REAP && hak_gre_fixed(&f))
+			hak_gre_look(a, &f, natural(a, &f));
 	}
-	if (hak_wr_len(&w)) {
-		(void)hak_nl_send(&e->apply_nl, &w);
-		hak_nl_drain(&e->apply_nl);	/* entries that went meanwhile */
-	}
+	send_out(a, &w);
 	a->pass_next = hak_now() + (hak_now() - began);		/* half of the time at most */
 	return done;
 }
@@ -400,6 +416,7 @@ static void pass_complete(struct hak_apply *a)
 		hak_recon_copied(a);
 		break;
 	case HAK_PASS_SWEEP:
+		hak_gre_looked(a);
 		if (!hak_pass_begin(a, HAK_PASS_SWEEP_EXPECTS))
 			swept(e, began, done);
 		a->pass_began = began;		/* both count as one */
@@ -408,19 +425,28 @@ static void pass_complete(struct hak_apply *a)
 	case HAK_PASS_SWEEP_EXPECTS:
 		swept(e, began, done);
 		break;
+	case HAK_PASS_REAP:
+		hak_gre_looked(a);
+		break;
 	case HAK_PASS_NONE:
 		break;
 	}
 }
 
+static bool active_pass(enum hak_pass pass)
+{
+	return pass == HAK_PASS_SWEEP || pass == HAK_PASS_SWEEP_EXPECTS || pass == HAK_PASS_REAP;
+}
+
 static uint64_t passive_step(struct hak_apply *a)
 {
-	if (a->pass == HAK_PASS_SWEEP || a->pass == HAK_PASS_SWEEP_EXPECTS)
+	if (active_pass(a->pass))
 		a->pass = HAK_PASS_NONE;	/* we stepped down during it */
 	return hak_recon_step(a);
 }
 
-static void active_step(struct hak_apply *a)
+/* ns until there is more to do */
+static uint64_t active_step(struct hak_apply *a)
 {
 	struct hak_engine *e = a->e;
 	bool asked;
@@ -432,11 +458,20 @@ static void active_step(struct hak_apply *a)
 	if (asked)
 		memcpy(a->natural, e->natural, sizeof a->natural);
 	pthread_mutex_unlock(&e->q_lock);
+	if (asked)
+		hak_gre_forget(a);
 	if (asked && !hak_pass_begin(a, HAK_PASS_SWEEP)) {
 		pthread_mutex_lock(&e->q_lock);
 		e->sweep_asked = true;
 		pthread_mutex_unlock(&e->q_lock);
 	}
+	if (!a->gre_due_ns || a->pass != HAK_PASS_NONE)
+		return UINT64_MAX;
+	if (hak_now() < a->gre_due_ns)
+		return a->gre_due_ns - hak_now();
+	if (!hak_pass_begin(a, HAK_PASS_REAP))
+		a->gre_due_ns = hak_now() + 1000 * (uint64_t)HAK_MS;
+	return 0;
 }
 
 uint64_t hak_sync_step(struct hak_apply *a)
@@ -447,7 +482,7 @@ uint64_t hak_sync_step(struct hak_apply *a)
 	if (role == HAK_PASSIVE)
 		wait = passive_step(a);
 	else if (role == HAK_ACTIVE)
-		active_step(a);
+		wait = active_step(a);
 	else
 		hak_recon_off(a);
 	if (a->pass == HAK_PASS_NONE)
