@@ -203,7 +203,8 @@ static uint32_t natural(const struct hak_apply *a, const struct hak_flow *f)
 	else if (f->have & HAK_HAS_DCCP)
 		state = f->dccp_state;
 	else
-		state = f->status & IPS_SEEN_REPLY ? 1 : 0;	/* unreplied, stream */
+		/* The first answer alone makes no stream of UDP, UDP-Lite, GRE. */
+		state = f->status & IPS_ASSURED ? 1 : 0;
 	t = a->natural[f->l4proto][state & 15];
 	if (!t)
 		t = a->natural[f->l4proto][0];

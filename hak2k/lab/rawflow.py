@@ -280,7 +280,7 @@ class RawFlow:
         return self.backward(timeout), self.forward(timeout)
 
 
-class _Ported(RawFlow):
+class Ported(RawFlow):
     """A protocol with ports where UDP has them."""
 
     first_port = 20000
@@ -301,7 +301,7 @@ class _Ported(RawFlow):
         return self.sport, self.dport
 
 
-class Sctp(_Ported):
+class Sctp(Ported):
     """An SCTP association: four-way handshake, then DATA chunks."""
 
     protocol = SCTP
@@ -336,14 +336,34 @@ class Sctp(_Ported):
         if not reply:
             self._learn(packet)
 
-    def open(self) -> None:
+    def _begin(self, reply: bool) -> None:
         # INIT and INIT ACK carry a parameter that holds the marker: "cookie", type 7
         # (a receiver that does not want it skips it).
-        cookie = struct.pack(">HH", 7, 12)
-        init = struct.pack(">IIHHI", self.client_tag, 65535, 1, 1, 1) + cookie
-        ack = struct.pack(">IIHHI", self.server_tag, 65535, 1, 1, 1) + cookie
-        self._step(False, 0, 1, init)
-        self._step(True, self.client_tag, 2, ack)
+        own, other = self.client_tag, 0
+        if reply:
+            own, other = self.server_tag, self.client_tag
+        body = struct.pack(">IIHHI", own, 65535, 1, 1, 1) + struct.pack(">HH", 7, 12)
+        self._step(reply, other, 2 if reply else 1, body)
+
+    def init(self) -> None:
+        """The handshake's first packet alone.
+
+        Raises:
+            AssertionError: it did not arrive.
+        """
+        self._begin(False)
+
+    def init_ack(self) -> None:
+        """Its second packet alone.
+
+        Raises:
+            AssertionError: it did not arrive.
+        """
+        self._begin(True)
+
+    def open(self) -> None:
+        self.init()
+        self.init_ack()
         self._step(False, self.server_tag, 10, b"")
         # COOKIE ACK has no body; the DATA bundled with it does.
         marker = self.marker()
@@ -406,7 +426,7 @@ class Ah(RawFlow):
         return struct.pack(">BBHII", 59, 4, 0, spi, next(self._count)) + bytes(12) + marker
 
 
-class UdpLite(_Ported):
+class UdpLite(Ported):
     """UDP-Lite (RFC 3828), its checksum covering the header only."""
 
     protocol = UDPLITE
@@ -418,7 +438,7 @@ class UdpLite(_Ported):
         return head[:6] + struct.pack(">H", total or 0xFFFF) + marker
 
 
-class Dccp(_Ported):
+class Dccp(Ported):
     """DCCP (RFC 4340): request, response, ack, then data packets."""
 
     protocol = DCCP

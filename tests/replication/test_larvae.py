@@ -3,16 +3,19 @@ given its natural timeout, or its end, without one."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hak2k.lab import Entry, until
 from hak2k.lab import ctnl as c
 from hak2k.lab import topology as t
-from hak2k.lab.rawflow import Gre, RawPair
+from hak2k.lab.rawflow import Ah, Esp, Gre, RawFlow, RawPair, Sctp, UdpLite
+from hak2k.swap import natural_timeouts
 from tests.pair import Pair, Side
+from tests.replication.by_hand import Other, Ping, Ping6, Tcp, Udp, by_hand, say
 from tests.replication.entries import GRE, make
-from tests.replication.tables import LARVAL, LARVAL_SLACK, equal
+from tests.replication.tables import LARVAL, LARVAL_SLACK, equal, replicable
 from tests.replication.test_recon import counts, verify
+from tests.replication.through import swap
 
 
 def change_roles(two: Pair, old: Side, new: Side) -> None:
@@ -104,3 +107,141 @@ def test_a_gre_larva_that_has_used_up_a_day_is_renewed(two: Pair) -> None:
     assert after is not None
     assert after.timeout > LARVAL - LARVAL_SLACK
     assert after.identity() == before.identity()
+
+
+@dataclass(frozen=True)
+class Life:
+    """One state of one protocol.
+
+    Args:
+        made: the packets that bring it there (`by_hand.say`).
+        meant: the sysctl that says how long the kernel lets it be, behind
+            "nf_conntrack_".
+        first: the first packet after the swap.
+        then: the sysctl that holds after it, if it is another one.
+        state: TCP's or SCTP's.
+    """
+
+    name: str
+    kind: type[RawFlow]
+    made: str
+    meant: str
+    first: str
+    then: str = ""
+    state: str = ""
+
+
+OPEN = "c:S s:SA c:A"
+LIVES = (
+    # A SYN that is repeated renews nothing, here or elsewhere: the answer does.
+    Life("tcp", Tcp, "c:S", "tcp_timeout_syn_sent", "s:SA", "tcp_timeout_syn_recv", "SYN_SENT"),
+    Life("tcp", Tcp, "c:S s:S", "tcp_timeout_syn_sent", "c:SA*", "tcp_timeout_syn_recv",
+         "SYN_SENT2"),
+    Life("tcp", Tcp, "c:S s:SA", "tcp_timeout_syn_recv", "c:A", "tcp_timeout_established",
+         "SYN_RECV"),
+    Life("tcp", Tcp, OPEN, "tcp_timeout_established", "s:A", state="ESTABLISHED"),
+    Life("tcp", Tcp, f"{OPEN} c:FA", "tcp_timeout_fin_wait", "s:A", "tcp_timeout_close_wait",
+         "FIN_WAIT"),
+    Life("tcp", Tcp, f"{OPEN} c:FA s:A", "tcp_timeout_close_wait", "s:A", state="CLOSE_WAIT"),
+    Life("tcp", Tcp, f"{OPEN} c:FA s:A s:FA", "tcp_timeout_last_ack", "s:FA*", state="LAST_ACK"),
+    Life("tcp", Tcp, f"{OPEN} c:FA s:A s:FA c:A", "tcp_timeout_time_wait", "c:A",
+         state="TIME_WAIT"),
+    Life("tcp", Tcp, f"{OPEN} s:RA", "tcp_timeout_close", "s:A", state="CLOSE"),
+    Life("udp, one way", Udp, "c", "udp_timeout", "c"),
+    # A larva does not remember for how long it has been answered.
+    Life("udp, answered", Udp, "c s", "udp_timeout", "s", "udp_timeout_stream"),
+    Life("udp, a stream", Udp, "c s stream", "udp_timeout_stream", "c"),
+    Life("udplite, one way", UdpLite, "c", "udp_timeout", "c"),
+    Life("udplite, answered", UdpLite, "c s", "udp_timeout", "s", "udp_timeout_stream"),
+    Life("udplite, a stream", UdpLite, "c s c", "udp_timeout_stream", "s"),
+    Life("icmp", Ping, "c s", "icmp_timeout", "s"),
+    Life("icmpv6", Ping6, "c s", "icmpv6_timeout", "c"),
+    # Nor does an INIT.
+    Life("sctp", Sctp, "init", "sctp_timeout_closed", "init_ack", "sctp_timeout_cookie_wait",
+         "CLOSED"),
+    Life("sctp", Sctp, "init init_ack", "sctp_timeout_cookie_wait", "init_ack",
+         state="COOKIE_WAIT"),
+    Life("sctp", Sctp, "open", "sctp_timeout_established", "s", state="ESTABLISHED"),
+    Life("esp", Esp, "c s", "generic_timeout", "s"),
+    Life("ah", Ah, "c s", "generic_timeout", "c"),
+    Life("another", Other, "c s", "generic_timeout", "s"),
+)  # fmt: skip
+
+
+def life_of(side: Side, flow: RawFlow) -> Entry:
+    def this(e: Entry) -> bool:
+        port = getattr(flow, "sport", None)
+        icmp = e.orig.icmp is None or e.orig.icmp[0] == 0x4000 + flow.seed
+        return (
+            (e.orig.proto, e.orig.src) == (flow.protocol, flow.source)
+            and port in (None, e.orig.sport)
+            and icmp
+        )
+
+    (entry,) = side.node.conntrack(this).values()
+    return entry
+
+
+def age_streams(two: Pair, flows: list[RawFlow]) -> None:
+    """UDP is a stream when it is still answered two seconds after its first packet."""
+
+    def assured() -> bool:
+        for flow in flows:
+            say(flow, "s")
+        return all(life_of(two.a, flow).status & c.ASSURED for flow in flows)
+
+    until(assured, 5, "streams", interval=0.2)
+
+
+def test_timeouts_after_a_swap_protocol_by_protocol(two: Pair) -> None:
+    """Every state of every protocol: kept while passive, neither ageing nor used; the
+    first packet after the swap puts the kernel's own timeout back; the sweep gives the
+    same to what sees no packet.  (GRE: above.)"""
+    lab = two.lab
+    names = sorted({name for life in LIVES for name in (life.meant, life.then) if name})
+    # Each its own on the node that takes over, so that none is mistaken for another.
+    seconds = {name: 1000 + 50 * i for i, name in enumerate(names)}
+    for name in names:
+        lab.fw1.sysctl(f"net.netfilter.nf_conntrack_{name}=600")
+        lab.fw2.sysctl(f"net.netfilter.nf_conntrack_{name}={seconds[name]}")
+    for node in lab.fw:
+        # What waits for an acknowledgement would be cut to these.
+        for name in ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans"):
+            node.sysctl(f"net.netfilter.nf_conntrack_{name}=9999")
+    with by_hand(lab) as raw:
+        flows = []
+        for i, life in enumerate(LIVES):
+            v6 = life.kind is Ping6
+            used = life.kind(raw, t.CLIENT6 if v6 else t.CLIENT4, i)
+            idle = life.kind(raw, t.SNAT_CLIENT6 if v6 else t.SNAT_CLIENT4, 100 + i)
+            for flow in (used, idle):
+                say(flow, *(step for step in life.made.split() if step != "stream"))
+            flows.append((life, used, idle))
+        age_streams(
+            two, [f for life, *both in flows if "stream" in life.made.split() for f in both]
+        )
+        for life, *both in flows:
+            for flow in both:
+                entry = life_of(two.a, flow)
+                state = entry.tcp or entry.sctp
+                assert life.state in ("", state and state.state), entry
+                assert 595 <= entry.timeout <= 600, "the active node's own"
+        equal(two)
+        for entry in replicable(two.b).values():
+            assert entry.timeout > LARVAL - LARVAL_SLACK, "it may not run out"
+            assert entry.counters_orig == entry.counters_reply == (0, 0), "nobody used it"
+
+        swap(two)
+        for life, used, idle in flows:
+            say(used, life.first)
+            meant = seconds[life.then or life.meant]
+            assert meant - 5 <= life_of(two.b, used).timeout <= meant, life
+            assert life_of(two.b, idle).timeout > LARVAL - LARVAL_SLACK, life
+        two.b.engine.sweep(two.b.node.call(natural_timeouts))
+        (done,) = until(lambda: two.b.seen("sweep.done"), 5, detail=two.report)
+        assert done["entries"] == len(LIVES)
+        for life, used, idle in flows:
+            meant, then = seconds[life.meant], seconds[life.then or life.meant]
+            assert meant - 5 <= life_of(two.b, idle).timeout <= meant, life
+            assert then - 10 <= life_of(two.b, used).timeout <= then, life
+        assert lab.fw2.counters()["invalid"] == 0

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from hak2k.lab import Entry, Lab, Table, until
+from hak2k.lab import ctnl as c
 from hak2k.lab import topology as t
 from hak2k.lab.ftp import FtpSession
 from hak2k.lab.rawflow import FLOWS, RawPair
@@ -37,7 +38,7 @@ def natural(entry: Entry) -> int:
         state = {"ESTABLISHED": 3, "TIME_WAIT": 7}.get(entry.tcp.state, 0)
     elif entry.sctp:
         state = 4 if entry.sctp.state == "ESTABLISHED" else 0
-    elif entry.status & 2:
+    elif entry.status & c.ASSURED:
         state = 1
     return table.get(state, table[0])
 
@@ -79,6 +80,10 @@ def test_activation_drains_what_was_received(two: Pair, turn: int) -> None:
 
 def test_the_sweep_gives_idle_larvae_their_natural_timeouts(two: Pair) -> None:
     made = [e for case in cases() if (e := case.entry()).orig.proto != DCCP]
+    made += [
+        replace(make(name, 4, "plain", "10.71.41.1"), status=c.CONFIRMED | c.SEEN_REPLY | c.ASSURED)
+        for name in ("udp", "udplite")
+    ]
     made = list({e.reply: e for e in made}.values())
     two.lab.fw1.ct.create(*made)
     tcp = make("tcp", 4, "plain", "10.71.40.1")
