@@ -629,12 +629,11 @@ static void on_payload(struct hak_apply *a, const struct hak_held *h)
 			hak_count(&e->stats, HAK_STAT_DROP_RECORD);
 			continue;
 		}
+		if (!err && !on_record(a))
+			err = HAK_EFORMAT;
 		if (!err) {
 			hak_count(&e->stats, HAK_STAT_RX_RECORDS);
-			if (!on_record(a))
-				err = HAK_EFORMAT;
-		}
-		if (err) {
+		} else {
 			/* authentic and yet not K2K: the rest cannot be trusted, and
 			 * what it said is lost */
 			hak_count(&e->stats, HAK_STAT_DROP_MALFORMED);

@@ -636,7 +636,7 @@ static void active_round(struct hak_capture *c)
 		return;
 	}
 	hak_list_mail(c);
-	if (asked && !(c->listing >= HAK_LIST_FLOWS && asked == c->generation))
+	if (asked)
 		hak_list_begin(c, asked, round);
 	now = hak_now();
 	/* Events come first, but under a load that never ends the tables must become

@@ -231,7 +231,9 @@ enum hak_err hak_get_nodes(struct hak_rd r, struct hak_nodes *out)
 	out->shift = hak_rd_u8(&r);
 	if (r.bad || !known_shift(out->shift) || !out->shift || !hak_rd_left(&r))
 		return HAK_EFORMAT;
-	for (out->n = 0; hak_rd_left(&r) && out->n < HAK_RECON_NODES; out->n++) {
+	for (out->n = 0; hak_rd_left(&r); out->n++) {
+		if (out->n == HAK_RECON_NODES)
+			return HAK_EFORMAT;
 		out->node[out->n] = hak_rd_u32(&r);
 		if (r.bad || !node_exists(out->shift, out->node[out->n]))
 			return HAK_EFORMAT;
@@ -287,7 +289,9 @@ enum hak_err hak_get_marks(struct hak_rd r, struct hak_marks *out)
 	out->chunk = hak_rd_u32(&r);
 	if (r.bad || !hak_rd_left(&r))
 		return HAK_EFORMAT;
-	for (out->n = 0; hak_rd_left(&r) && out->n < HAK_RECON_GROUPS; out->n++) {
+	for (out->n = 0; hak_rd_left(&r); out->n++) {
+		if (out->n == HAK_RECON_GROUPS)
+			return HAK_EFORMAT;
 		out->v[out->n].group = hak_rd_u32(&r);
 		out->v[out->n].slots = hak_rd_u16(&r);
 		if (r.bad || !node_exists(HAK_DIGEST_FAN, out->v[out->n].group))

@@ -544,15 +544,15 @@ enum hak_err hak_engine_verify(struct hak_engine *e, uint32_t id, bool repair)
 	if ((role != HAK_ACTIVE && role != HAK_PASSIVE) || !atomic_load(&e->peer_alive) ||
 	    !atomic_load(&e->session_up))
 		return HAK_ESTATE;
+	pthread_mutex_lock(&e->q_lock);
+	e->verify = v;
+	e->verify_asked = role == HAK_PASSIVE;
+	pthread_mutex_unlock(&e->q_lock);
 	if (role == HAK_ACTIVE) {
 		hak_put_verify(&w, &v);
 		hak_wish(e, &w);
 		return HAK_OK;
 	}
-	pthread_mutex_lock(&e->q_lock);
-	e->verify = v;
-	e->verify_asked = true;
-	pthread_mutex_unlock(&e->q_lock);
 	hak_wake(e->wake_apply);
 	return HAK_OK;
 }

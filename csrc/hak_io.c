@@ -268,7 +268,7 @@ static void on_status(struct hak_engine *e, const struct hak_status *s)
 
 /* For the capture thread; a newer question takes the place of an older one, which the
  * peer asks again if it still wants to know.  False: malformed. */
-static bool take_mail(struct hak_engine *e, const struct hak_record *rec)
+static bool take_mail(struct hak_engine *e, const struct hak_record *rec, bool active)
 {
 	struct hak_rd body = rec->body;
 	struct hak_round r;
@@ -281,6 +281,8 @@ static bool take_mail(struct hak_engine *e, const struct hak_record *rec)
 
 	if (!ok || len > sizeof e->mail.body)
 		return false;
+	if (!active)
+		return true;
 	pthread_mutex_lock(&e->q_lock);
 	e->mail.type = rec->type;
 	e->mail.len = (uint16_t)len;
@@ -309,8 +311,8 @@ static void on_table(struct hak_engine *e, const struct hak_table *t, uint64_t n
 	before = e->table.verified;
 	e->table = *t;
 	e->table_ns = now - (uint64_t)t->age_ms * HAK_MS;
-	if (t->verified != before && e->wish.type == HAK_REC_VERIFY)
-		e->wish.type = 0;		/* granted */
+	if (t->verified == e->verify.id && e->wish.type == HAK_REC_VERIFY)
+		e->wish.type = 0;		/* granted; another id is its own operator's */
 	pthread_mutex_unlock(&e->q_lock);
 	if (t->verified != before)
 		hak_emit(e, HAK_EV_VERIFIED, t->verified, 0, 0, NULL);
@@ -321,6 +323,8 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 {
 	struct hak_engine *e = io->e;
 	bool newest = seq + 1 == e->now.control_seen.top;
+	/* Only then are there answers; a question is not kept for when we shall be. */
+	bool active = atomic_load(&e->role) == HAK_ACTIVE;
 
 	while (hak_rd_left(&r)) {
 		struct hak_range ranges[HAK_NACK_MAX];
@@ -368,6 +372,8 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			resend(e, ranges, n);
 			break;
 		case HAK_REC_SYNC_WANT:
+			if (!active)
+				break;
 			pthread_mutex_lock(&e->q_lock);
 			e->sync_asked = rec.sync.generation;
 			e->sync_round = rec.sync.round;
@@ -378,7 +384,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 		case HAK_REC_RECON_CLOSE_WANT:
 		case HAK_REC_RECON_ASK:
 		case HAK_REC_RECON_MARK:
-			if (!take_mail(e, &rec))
+			if (!take_mail(e, &rec, active))
 				return false;
 			break;
 		case HAK_REC_VERIFY:
@@ -390,12 +396,14 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 		case HAK_REC_TABLE:
 			if (hak_get_table(rec.body, &table))
 				return false;
-			if (newest && atomic_load(&e->role) == HAK_ACTIVE)
+			if (newest && active)
 				on_table(e, &table, now);
 			break;
 		case HAK_REC_FLOW_WANT: {
 			struct hak_ask a = { .flow = rec.flow };
 
+			if (!active)
+				break;
 			pthread_mutex_lock(&e->q_lock);
 			(void)hak_asks_put(&e->fetches, &a);	/* full: its next event */
 			pthread_mutex_unlock(&e->q_lock);

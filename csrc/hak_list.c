@@ -77,6 +77,7 @@ void hak_list_off(struct hak_capture *c)
 {
 	c->listing = HAK_LIST_NONE;
 	c->round = 0;
+	c->closed = false;
 	hak_digest_rest(&c->e->tx_digest);
 }
 
@@ -99,10 +100,24 @@ static void list_start(struct hak_capture *c, enum hak_listing what)
 		list_abort(c);
 }
 
-/* round 0: all of the table. */
+/* What was agreed upon in an earlier session is void. */
+static void meet(struct hak_capture *c)
+{
+	uint64_t session = atomic_load(&c->e->sessions);
+
+	if (session == c->session)
+		return;
+	hak_list_off(c);
+	c->session = session;
+	c->generation = 0;
+}
+
+/* round 0: all of the table.  A request that was overtaken, by the other link, by what
+ * came after its copy would cut that short: so no generation is listed twice. */
 void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round)
 {
-	if (hak_now() < atomic_load(&c->e->trapped_until_ns) ||
+	meet(c);
+	if (hak_now() < atomic_load(&c->e->trapped_until_ns) || generation == c->generation ||
 	    (round && (round != c->round || !c->closed)))
 		return;			/* of a comparison that is no more */
 	c->generation = generation;
@@ -267,17 +282,15 @@ static void round_begin(struct hak_capture *c, const struct hak_round *r)
 {
 	struct hak_engine *e = c->e;
 	bool first = r->round % HAK_ROUND_STEPS == 0;
-	uint64_t session = atomic_load(&e->sessions), own;
 	uint8_t key[HAK_SIPHASH_KEY];
 	struct hak_wr k = hak_wr_on(key, sizeof key);
-	bool known = session == c->session;
+	uint64_t own;
 
-	if (known && r->round == c->round)
-		return;			/* it has not heard us yet */
+	if (r->round == c->round)
+		return;			/* it has not heard us yet; or 0, which is no round */
 	/* A further step needs the one before it; without, the peer begins anew. */
-	if (!first && !(known && r->round == c->round + 1 && c->closed))
+	if (!first && !(r->round == c->round + 1 && c->closed))
 		return;
-	c->session = session;
 	c->round = r->round;
 	c->closed = false;
 	c->chunks = 0;
@@ -353,13 +366,16 @@ void hak_list_mail(struct hak_capture *c)
 	const struct hak_mail *m = &c->mail;
 	struct hak_rd body = hak_rd_on(m->body, m->len);
 	struct hak_digest *d = &c->e->tx_digest;
-	bool known = c->session == atomic_load(&c->e->sessions);
 	bool trapped = hak_now() < atomic_load(&c->e->trapped_until_ns);
 	struct hak_round r;
 	struct hak_nodes nodes;
 	struct hak_marks marks;
 
-	/* The io thread has parsed them once: none is malformed. */
+	if (!m->type)
+		return;
+	meet(c);
+	/* The io thread has parsed them once: none is malformed.  No round is open while
+	 * there is none (0), and none is closed. */
 	switch (m->type) {
 	case HAK_REC_RECON_WANT:
 		/* The tables differ on purpose (hak_trap.h): no time to make them equal. */
@@ -367,12 +383,12 @@ void hak_list_mail(struct hak_capture *c)
 			round_begin(c, &r);
 		break;
 	case HAK_REC_RECON_CLOSE_WANT:
-		if (!hak_get_round(body, &r) && known && r.round == c->round && !c->closed && !trapped &&
-		    c->listing == HAK_LIST_NONE)
+		if (!hak_get_round(body, &r) && c->round && r.round == c->round && !c->closed &&
+		    !trapped && c->listing == HAK_LIST_NONE)
 			round_close(c);
 		break;
 	case HAK_REC_RECON_ASK:
-		if (hak_get_nodes(body, &nodes) || !known || nodes.round != c->round || !c->closed)
+		if (hak_get_nodes(body, &nodes) || nodes.round != c->round || !c->closed)
 			break;
 		for (unsigned i = 0; i < nodes.n; i++)
 			if (nodes.node[i] < hak_digest_nodes(d, nodes.shift))
@@ -381,7 +397,7 @@ void hak_list_mail(struct hak_capture *c)
 		hak_say_flush(c->e);
 		break;
 	case HAK_REC_RECON_MARK:
-		if (!hak_get_marks(body, &marks) && known && marks.round == c->round && c->closed)
+		if (!hak_get_marks(body, &marks) && marks.round == c->round && c->closed)
 			note_marks(c, &marks);
 		break;
 	}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hak2k.lab import Lab, until
-from tests.hostile.k2k import CONTROL, DATA, SYNC_END, Peer, heartbeat, record, status
+from tests.hostile.k2k import CONTROL, DATA, PASSIVE, SYNC_END, Peer, heartbeat, record, status
 from tests.pair import Side
 
 PSK = bytes(range(32))
@@ -24,6 +24,7 @@ class Bench:
         self.side = Side(lab.fw[number - 1], number, PSK, **({"dead_after_ms": 60_000} | options))
         self.peer = Peer(lab.fw[2 - number], 3 - number, PSK, encrypt=peer_encrypts)
         self.answers = number == 2
+        self.mode = PASSIVE  # what the fake peer says that it is
 
     def close(self) -> None:
         self.peer.close()
@@ -61,7 +62,7 @@ class Bench:
         """All that was sent before, on both links, has been read."""
         for link in (0, 1):
             before = self.stat("heartbeats.received")
-            self.peer.control(heartbeat(link=link), status(), link=link)
+            self.peer.control(heartbeat(link=link), status(mode=self.mode), link=link)
             until(lambda n=before: self.stat("heartbeats.received") > n, 3, "the fence")
 
     def usable(self) -> None:

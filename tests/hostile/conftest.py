@@ -48,6 +48,19 @@ def bench(lab: Lab) -> Iterator[Bench]:
 
 
 @pytest.fixture
+def active(lab: Lab) -> Iterator[Bench]:
+    """An active engine in a session with a fake peer that is passive."""
+    lab.solo(lab.fw2)
+    made = Bench(lab)
+    try:
+        made.connect()
+        made.side.activate()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
 def beginner(lab: Lab) -> Iterator[Bench]:
     """An engine that begins handshakes; there is no session yet."""
     made = Bench(lab, 1)

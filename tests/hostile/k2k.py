@@ -29,7 +29,9 @@ NOISE = b"Noise_NNpsk0_25519_AESGCM_SHA256"
 FLOW_NEW, FLOW_UPDATE, FLOW_DESTROY, FLOW_SYNC = 1, 2, 3, 4
 EXP_NEW, EXP_DESTROY = 8, 9
 SYNC_BEGIN, SYNC_END, HANDOVER, SYNC_LOST = 16, 17, 18, 19
+RECON_BEGIN, RECON_LISTED, RECON_CLOSE, RECON_SUMS, RECON_MARKED = range(20, 25)
 HEARTBEAT, STATUS, ACK, NACK, SYNC_WANT, FLOW_WANT, BYE = range(64, 71)
+RECON_WANT, RECON_CLOSE_WANT, RECON_ASK, RECON_MARK, VERIFY, TABLE = range(71, 77)
 
 STARTING, PASSIVE, ACTIVE, FAULT = range(4)
 UDP = 17
@@ -123,6 +125,41 @@ def ack(following: int, applied: int) -> bytes:
 
 def nack(*ranges: tuple[int, int]) -> bytes:
     return record(NACK, b"".join(struct.pack(">QH", first, count) for first, count in ranges))
+
+
+def recon(kind: int, number: int, entries: int = 0, bits: int = 0) -> bytes:
+    """BEGIN, LISTED, CLOSE, MARKED, WANT, CLOSE_WANT of round `number`."""
+    return record(kind, struct.pack(">IIB", number, entries, bits))
+
+
+def recon_sums(number: int, shift: int, first: int, sums: list[int]) -> bytes:
+    size = "Q" if shift == 12 else "I"
+    return record(RECON_SUMS, struct.pack(f">IBI{len(sums)}{size}", number, shift, first, *sums))
+
+
+def recon_ask(number: int, shift: int, nodes: list[int]) -> bytes:
+    return record(RECON_ASK, struct.pack(f">IB{len(nodes)}I", number, shift, *nodes))
+
+
+def recon_mark(number: int, chunk: int, groups: dict[int, int]) -> bytes:
+    """groups: a group's number to the bits of its 16 slots."""
+    pairs = b"".join(struct.pack(">IH", group, slots) for group, slots in groups.items())
+    return record(RECON_MARK, struct.pack(">II", number, chunk) + pairs)
+
+
+def verify(number: int, repair: bool = True) -> bytes:
+    return record(VERIFY, struct.pack(">IB", number, repair))
+
+
+def table(equal: int = 2, verified: int = 0, as_of: int = 0, *numbers: int) -> bytes:
+    """numbers: age in ms, entries, missing, extra, different, repaired."""
+    six = (*numbers, *[0] * 6)[:6]
+    return record(TABLE, struct.pack(">BIQ6I", equal, verified, as_of, *six))
+
+
+def sync_want(generation: int, number: int | None = None) -> bytes:
+    numbers = (generation,) if number is None else (generation, number)
+    return record(SYNC_WANT, struct.pack(f">{len(numbers)}I", *numbers))
 
 
 def udp(kind: int, number: int, fields: bytes = b"") -> bytes:
