@@ -305,6 +305,8 @@ void hak_engine_free(struct hak_engine *e)
 		hak_wake(e->wake_apply);
 		pthread_join(threads[i], NULL);
 	}
+	if (e->cfg.lease)	/* an orderly end: the gate alone decides from here on */
+		atomic_store(e->cfg.lease->until, HAK_LEASE_FOREVER);
 	hak_session_end(&e->now);
 	hak_session_end(&e->next);
 	hak_session_end(&e->old);
@@ -505,6 +507,18 @@ enum hak_err hak_engine_handover(struct hak_engine *e, uint32_t term, uint32_t t
 int hak_engine_gate(struct hak_engine *e)
 {
 	return hak_gate_probe(&e->gate);
+}
+
+void hak_engine_lease(struct hak_engine *e, struct hak_lease_info *out)
+{
+	const struct hak_lease *l = e->cfg.lease;
+
+	*out = (struct hak_lease_info){ .enforced = l, .state = atomic_load(&e->lease_state) };
+	if (!l)
+		return;
+	out->refused = atomic_load(l->refused);
+	if (out->state == HAK_LEASE_ON)
+		out->left_ns = (int64_t)(atomic_load(l->until) - hak_now());
 }
 
 unsigned hak_engine_announce(struct hak_engine *e)

@@ -18,6 +18,7 @@
 #include <netinet/in.h>
 #include "hak_control.h"
 #include "hak_err.h"
+#include "hak_lease.h"
 #include "hak_policy.h"
 #include "hak_stat.h"
 
@@ -51,6 +52,7 @@ struct hak_engine_cfg {
 	struct hak_policy policy;
 	uint32_t larval_timeout;	/* seconds, above any natural timeout */
 	uint32_t scrub_ms;		/* from one comparison of the tables to the next, 0: none */
+	struct hak_lease *lease;	/* NULL: none; the caller's, outlives the engine */
 };
 
 #define HAK_EVENTS(X) \
@@ -77,7 +79,9 @@ struct hak_engine_cfg {
 	X(RECON_STUCK, "recon.stuck")	/* the same: repairing them does not help */ \
 	X(VERIFIED, "verify.done")	/* a: id */ \
 	X(TRAPPED, "masquerade.trapped") /* a: connections */ \
-	X(POLICY_DIFFERS, "policy.differs")
+	X(POLICY_DIFFERS, "policy.differs") \
+	X(LEASE_LAPSED, "lease.lapsed")	/* a: ns too late */ \
+	X(LEASE_REGAINED, "lease.regained") /* a: ns closed */
 
 enum hak_event_type {
 #define X(id, name) HAK_EV_##id,
@@ -115,6 +119,13 @@ struct hak_stream_info {
 	uint32_t key;			/* print of the session's; 0: no session yet */
 };
 
+struct hak_lease_info {
+	bool enforced;			/* there is one */
+	int state;			/* enum hak_lease_state */
+	int64_t left_ns;		/* while it is on; may be past */
+	uint64_t refused;		/* frames */
+};
+
 struct hak_swap_times { uint64_t drain_ns, gate_ns, announce_ns, total_ns; };
 
 struct hak_engine;
@@ -133,6 +144,7 @@ enum hak_err hak_engine_passivate(struct hak_engine *e, struct hak_swap_times *t
  * this node is active again.  HAK_ESYS: the gate did not move. */
 enum hak_err hak_engine_handover(struct hak_engine *e, uint32_t term, uint32_t timeout_ms);
 int hak_engine_gate(struct hak_engine *e);		/* as hak_gate_probe() */
+void hak_engine_lease(struct hak_engine *e, struct hak_lease_info *out);
 unsigned hak_engine_announce(struct hak_engine *e);
 /* natural: [256][16] seconds by protocol and state, [0][0] the default; copied */
 void hak_engine_sweep(struct hak_engine *e, const uint32_t natural[256][16]);

@@ -1,7 +1,8 @@
-/* hak_engine_int.h - the engine's inside, shared by its four files.
+/* hak_engine_int.h - the engine's inside, shared by its files.
  *
  *   hak_engine.c   birth, death, roles: the controlling thread
- *   hak_io.c       the io thread;  hak_session.c: handshake and sessions
+ *   hak_io.c       the io thread;  hak_session.c: handshake and sessions;
+ *                  hak_beat.c: heartbeats and the lease
  *   hak_capture.c  the capture thread; hak_list.c: its listings
  *   hak_apply.c    the apply thread; hak_sync.c: its passes over the whole table;
  *                  hak_recon.c: the comparison of the two tables
@@ -155,6 +156,9 @@ struct hak_engine {
 	_Atomic uint64_t sessions;	/* how many there were */
 	_Atomic uint32_t scrub_ms;	/* from one comparison to the next, 0: none */
 	_Atomic uint32_t peer_mode;	/* from its STATUS */
+	uint64_t echoed_ns;		/* io: when we sent what the peer answered last */
+	struct hak_lessee lessee;	/* io */
+	_Atomic int lease_state;
 
 	/* q_lock */
 	struct hak_event events[HAK_EVENTS_HELD];
@@ -232,12 +236,15 @@ static inline const struct hak_locals *hak_engine_locals(const struct hak_engine
 void *hak_io_main(void *engine);
 /* Seal and send one CONTROL payload over link i; the caller holds tx_lock. */
 void hak_send_control(struct hak_engine *e, unsigned i, const uint8_t *payload, size_t n);
-/* A heartbeat on every link; the caller holds tx_lock. */
-void hak_send_heartbeats(struct hak_engine *e);
 void hak_put_header(uint8_t *out, const struct hak_engine *e, uint8_t kind,
 		    uint32_t session, uint64_t seq);
 void hak_send_bytes(struct hak_engine *e, unsigned i, const uint8_t *bytes, size_t n);
 unsigned hak_best_link(struct hak_engine *e, bool other);
+
+/* hak_beat.c: a heartbeat on every link; the caller holds tx_lock */
+void hak_send_heartbeats(struct hak_engine *e);
+/* Right before them; io thread. */
+void hak_renew_lease(struct hak_engine *e, uint64_t now);
 
 /* hak_session.c: called by the io thread alone */
 void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size_t n,

@@ -106,39 +106,6 @@ void hak_send_control(struct hak_engine *e, unsigned i, const uint8_t *payload, 
 	hak_send_bytes(e, i, dg, HAK_HDR_LEN + n + HAK_TAG_LEN);
 }
 
-void hak_send_heartbeats(struct hak_engine *e)
-{
-	struct hak_status status;
-	struct hak_table table;
-
-	if (e->said_bye)
-		return;		/* one more would bring us back to life over there */
-	hak_engine_table(e, &table);
-	pthread_mutex_lock(&e->q_lock);
-	status = e->status;
-	pthread_mutex_unlock(&e->q_lock);
-	status.priority = atomic_load(&e->priority) + 1u;
-	for (unsigned i = 0; i < e->cfg.n_links; i++) {
-		const struct hak_link *l = &e->links[i];
-		uint64_t now = hak_now();
-		uint8_t body[256];
-		struct hak_wr w = hak_wr_on(body, sizeof body);
-		struct hak_heartbeat h = {
-			.link = (uint8_t)i, .sent_ns = now,
-			.stream_next = e->tx.next, .stream_base = e->tx.base,
-		};
-
-		hak_heartbeat_echo(&h, l->echo_ns, l->echo_at, now);
-		hak_put_heartbeat(&w, &h);
-		hak_put_status(&w, &status);
-		/* from who compares to whom it is compared with */
-		if (atomic_load(&e->role) == HAK_PASSIVE)
-			hak_put_table(&w, &table);
-		hak_send_control(e, i, body, hak_wr_len(&w));
-		hak_count(&e->stats, HAK_STAT_HEARTBEATS_SENT);
-	}
-}
-
 static void send_one(struct hak_engine *e, const uint8_t *body, const struct hak_wr *w, bool other)
 {
 	pthread_mutex_lock(&e->tx_lock);
@@ -212,6 +179,8 @@ static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct h
 	l->echo_ns = h->sent_ns;
 	l->echo_at = now;
 	pthread_mutex_unlock(&e->tx_lock);
+	if (h->echo_ns > e->echoed_ns)
+		e->echoed_ns = h->echo_ns;
 	if (h->echo_ns && now > h->echo_ns) {
 		int64_t rtt = (int64_t)((now - h->echo_ns) / 1000) - h->hold_us;
 
@@ -558,6 +527,8 @@ static void beat(struct io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 
+	/* first: the peer counts from when it hears us */
+	hak_renew_lease(e, now);
 	pthread_mutex_lock(&e->tx_lock);
 	hak_send_heartbeats(e);
 	pthread_mutex_unlock(&e->tx_lock);

@@ -24,6 +24,12 @@ class CoreError(Exception):
     kind: str
     errno: int
 
+class Lease:
+    """Forwarding that the kernel ends when nobody renews it; see csrc/hak_lease.h.
+    Making one needs CAP_BPF and CAP_NET_ADMIN.  It is open until an engine has it."""
+
+    def __init__(self) -> None: ...
+
 class Engine:
     """One node's replication engine: sockets, threads, the stream.
 
@@ -53,6 +59,7 @@ class Engine:
         scrub_ms: int = 0,  # from one comparison of the tables to the next, 0: none
         exclude_networks: Sequence[tuple[bytes, int]] = (),  # address, length of prefix
         min_duration_s: float = 0,
+        lease: Lease | None = None,
     ) -> None: ...
 
     # life
@@ -75,6 +82,11 @@ class Engine:
         engine is active again with its gate open."""
     def gate_is_open(self) -> bool | None:
         """What the kernel says; None if the table or set is missing."""
+    def guard(self, interface: str) -> None:
+        """Put the lease's filters before an interface, in the place of those that an
+        earlier process left; without a lease, remove the latter."""
+    def lease(self) -> dict[str, Any]:
+        """{"enforced": bool, "state": 0 off 1 on 2 lapsed, "left_ns", "refused"}."""
     def announce(self) -> int:
         """Gratuitous ARP and unsolicited NA for all addresses; frames sent."""
     def sweep(self, natural: dict[int, dict[int, int]]) -> None:

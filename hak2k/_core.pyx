@@ -4,6 +4,8 @@
 import socket
 import time
 
+cimport cython
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -50,6 +52,8 @@ _EVENT_FIELDS = {
     "recon.stuck": ("missing", "extra", "different"),
     "verify.done": ("id", None, None),
     "masquerade.trapped": ("connections", None, None),
+    "lease.lapsed": ("late_ns", None, None),
+    "lease.regained": ("closed_ns", None, None),
 }
 
 
@@ -115,9 +119,27 @@ cdef unsigned _put_keys(uint8_t (*to)[32], object keys) except 0:
         PyBuffer_Release(&raw)
 
 
+cdef class Lease:
+    cdef c.hak_lease lease
+
+    def __init__(self):
+        c.hak_lease_free(&self.lease)
+        if c.hak_lease_init(&self.lease) != c.HAK_OK:
+            _raise(c.HAK_ESYS, c_errno, "loading the lease's BPF program")
+
+    def __cinit__(self):
+        memset(&self.lease, 0, sizeof(self.lease))
+        self.lease.map = self.lease.prog = -1
+
+    def __dealloc__(self):
+        c.hak_lease_free(&self.lease)
+
+
+@cython.no_gc_clear     # the lease outlives the engine
 cdef class Engine:
     cdef c.hak_engine *e
     cdef list _link_names
+    cdef Lease _lease
 
     def __cinit__(self):
         self.e = NULL
@@ -127,7 +149,7 @@ cdef class Engine:
         int priority, links, int port, int heartbeat_ms, int dead_after_ms,
         bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
         bint exclude_local, exclude_networks=(),
-        double min_duration_s=0, uint32_t scrub_ms=0,
+        double min_duration_s=0, uint32_t scrub_ms=0, Lease lease=None,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -180,6 +202,9 @@ cdef class Engine:
             cfg.policy.n_nets = len(exclude_networks)
             cfg.larval_timeout = LARVAL_TIMEOUT
             cfg.scrub_ms = scrub_ms
+            if lease is not None:
+                self._lease = lease
+                cfg.lease = &lease.lease
             with nogil:
                 r = c.hak_engine_new(&self.e, cfg, why, &err)
             if r != c.HAK_OK:
@@ -262,6 +287,22 @@ cdef class Engine:
         if r == -2:
             _raise(c.HAK_ESYS, c_errno, "asking for the gate")
         return None if r < 0 else bool(r)
+
+    def guard(self, str interface):
+        cdef c.hak_err r
+        raw = interface.encode()
+        if self._lease is None:
+            r = c.hak_lease_detach(raw)
+        else:
+            r = c.hak_lease_attach(&self._lease.lease, raw)
+        if r != c.HAK_OK:
+            _raise(r, c_errno, f"the lease's filters on {interface}")
+
+    def lease(self):
+        cdef c.hak_lease_info i
+        c.hak_engine_lease(self._get(), &i)
+        return {"enforced": bool(i.enforced), "state": i.state, "left_ns": i.left_ns,
+                "refused": i.refused}
 
     def announce(self):
         cdef c.hak_engine *e = self._get()

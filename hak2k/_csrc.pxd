@@ -94,6 +94,17 @@ cdef extern from "hak_control.h" nogil:
         uint64_t policy
 
 
+cdef extern from "hak_lease.h" nogil:
+    struct hak_lease:
+        int map
+        int prog
+
+    hak_err hak_lease_init(hak_lease *l)
+    void hak_lease_free(hak_lease *l)
+    hak_err hak_lease_attach(const hak_lease *l, const char *ifname)
+    hak_err hak_lease_detach(const char *ifname)
+
+
 cdef extern from "hak_stat.h" nogil:
     enum:
         HAK_STAT_COUNT
@@ -138,6 +149,13 @@ cdef extern from "hak_engine.h" nogil:
         hak_policy policy
         uint32_t larval_timeout
         uint32_t scrub_ms
+        hak_lease *lease
+
+    struct hak_lease_info:
+        bint enforced
+        int state
+        int64_t left_ns
+        uint64_t refused
 
     struct hak_event:
         uint8_t type
@@ -202,6 +220,7 @@ cdef extern from "hak_engine.h" nogil:
     hak_err hak_engine_passivate(hak_engine *e, hak_swap_times *t)
     hak_err hak_engine_handover(hak_engine *e, uint32_t term, uint32_t timeout_ms)
     int hak_engine_gate(hak_engine *e)
+    void hak_engine_lease(hak_engine *e, hak_lease_info *out)
     unsigned hak_engine_announce(hak_engine *e)
     void hak_engine_sweep(hak_engine *e, const uint32_t (*natural)[16])
     void hak_engine_want_sync(hak_engine *e)

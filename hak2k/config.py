@@ -6,8 +6,7 @@ Rules
   can be found in one go are reported together, in the order of the file.
 * A value that contradicts another is refused and both keys are named.
 * What this version cannot do is refused where it is asked for.  Nothing is
-  accepted and then silently ignored; `liveness.lease` is the one exception, which
-  the daemon says in its log at each start (`notices`).
+  accepted and then silently ignored.
 * Relative paths are relative to the file.
 
 What only a running kernel can tell (does the interface exist?) is checked by the

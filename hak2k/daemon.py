@@ -30,18 +30,21 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from hak2k import gate, privileges
 from hak2k._version import __version__
 from hak2k.config import load_config
 from hak2k.control import Lock, Server
-from hak2k.engine import Engine
+from hak2k.engine import Engine, make_lease
 from hak2k.errors import ConfigError, HakError, KernelError
 from hak2k.events import EventLog, StderrSink
 from hak2k.netwatch import NetWatch, Snapshot, look
 from hak2k.node import Node
 from hak2k.service import Service
+
+if TYPE_CHECKING:
+    from hak2k._core import Lease
 from hak2k.settings import Config
 
 SYSCTLS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -125,7 +128,21 @@ def notify(message: str) -> None:
         pass  # systemd notices by itself that it hears nothing
 
 
-async def _serve(config: Config, log: EventLog, snapshot: Snapshot) -> None:
+def take_lease(config: Config, log: EventLog) -> Lease | None:
+    """The lease, if it is wanted and possible."""
+    if not config.liveness.lease:
+        return None
+    try:
+        return make_lease()
+    except HakError as e:
+        text = f"{e}; a hung active node is not fenced"
+        log.emit("lease.unavailable", f"{config.where('liveness', 'lease')}: {text}")
+        return None
+
+
+async def _serve(
+    config: Config, log: EventLog, snapshot: Snapshot, lease: Lease | None = None
+) -> None:
     loop = asyncio.get_running_loop()
 
     def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
@@ -135,7 +152,7 @@ async def _serve(config: Config, log: EventLog, snapshot: Snapshot) -> None:
         log.emit("daemon.error", str(what))
 
     loop.set_exception_handler(unexpected)
-    engine = Engine(config)
+    engine = Engine(config, lease=lease)
     config.cluster.forget()
     node = Node(config, engine, log, snapshot)
 
@@ -206,6 +223,7 @@ def run(config: Config, log_format: str) -> None:
     privileges.check()
     if config.control.group is not None:
         privileges.join(config.control.group)
+    lease = take_lease(config, log)  # needs more privileges than anything after it
     privileges.drop()
     gate.check_library()
     lock = Lock(config.control.socket)
@@ -217,7 +235,7 @@ def run(config: Config, log_format: str) -> None:
         # The sysctls of conntrack exist once a rule has called for it.
         gate.build(gate.GateSpec.of(config))
         set_sysctls(log)
-        asyncio.run(_serve(config, log, snapshot))
+        asyncio.run(_serve(config, log, snapshot, lease))
     finally:
         lock.release()
 

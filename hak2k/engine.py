@@ -28,18 +28,21 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hak2k import gate
 from hak2k._version import __version__
 from hak2k.errors import HakError, InternalError, KernelError, PeerError
 from hak2k.settings import Config
 from hak2k.swap import natural_timeouts
+
+if TYPE_CHECKING:
+    from hak2k._core import Lease
 
 Role = Literal["passive", "active"]
 
@@ -55,6 +58,8 @@ class Core(Protocol):
     def handover(self, term: int, timeout_ms: int) -> bool: ...
     def gate_is_open(self) -> bool | None: ...
     def announce(self) -> int: ...
+    def guard(self, interface: str) -> None: ...
+    def lease(self) -> dict[str, Any]: ...
     def sweep(self, natural: dict[int, dict[int, int]]) -> None: ...
     def want_sync(self) -> None: ...
     def verify(self, id: int, repair: bool) -> bool: ...
@@ -180,6 +185,19 @@ class TableInfo:
     """The last `verify` that was carried out."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """Whether the kernel ends forwarding if this process hangs."""
+
+    enforced: bool
+    state: str
+    """"off": there is no standby, "on", or "lapsed": this process was late, and its
+    gate stays closed until the standby answers."""
+    left_ms: float | None
+    refused: int
+    """Frames that came after a lease had ended."""
+
+
 _KINDS: Mapping[str, type[HakError]] = {
     "config": HakError,
     "peer": PeerError,
@@ -221,6 +239,15 @@ def _compiled_core(**arguments: Any) -> Core:
     return core
 
 
+def make_lease() -> Lease:
+    """Load the program that enforces leases.  CAP_BPF and CAP_NET_ADMIN are needed for
+    this, not afterwards.  Raises KernelError."""
+    with _translated():
+        from hak2k import _core
+
+        return _core.Lease()
+
+
 def wire_version() -> int:
     """The version of the stream's format that this build speaks; 0: no core."""
     try:
@@ -234,10 +261,17 @@ class Engine:
     """See the module.  Raises HakError and its subclasses only.
 
     config: what `load_config` returned.
+    lease: from `make_lease`; `guard` puts it before the interfaces.
     core: makes the core; by default the compiled one.
     """
 
-    def __init__(self, config: Config, *, core: Callable[..., Core] = _compiled_core) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        lease: Lease | None = None,
+        core: Callable[..., Core] = _compiled_core,
+    ) -> None:
         self.config = config
         self.gate_spec = gate.GateSpec.of(config)
         self._lock = threading.RLock()
@@ -264,6 +298,7 @@ class Engine:
                 exclude_mark=config.stream.exclude_mark,
                 exclude_local=config.stream.exclude_local,
                 scrub_ms=round(config.stream.scrub_s * 1000),
+                lease=lease,
                 min_duration_s=config.stream.min_duration_s,
                 exclude_networks=[
                     (net.network_address.packed, net.prefixlen)
@@ -362,6 +397,24 @@ class Engine:
         """As the kernel says; None: the gate's table is missing."""
         with self._call() as core:
             return core.gate_is_open()
+
+    def guard(self, interfaces: Iterable[str]) -> None:
+        """Let frames of these interfaces pass only while the lease lasts; without a
+        lease, see to it that no earlier one is in the way.  Raises KernelError."""
+        with self._call() as core:
+            for name in interfaces:
+                core.guard(name)
+
+    def lease(self) -> LeaseInfo:
+        with self._call() as core:
+            found = core.lease()
+        on = found["state"] == 1
+        return LeaseInfo(
+            enforced=found["enforced"],
+            state=("off", "on", "lapsed")[found["state"]],
+            left_ms=round(found["left_ns"] / 1e6, 1) if on else None,
+            refused=found["refused"],
+        )
 
     def announce(self) -> int:
         """Gratuitous ARP and unsolicited NA for all addresses; frames sent."""

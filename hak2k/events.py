@@ -154,6 +154,19 @@ CATALOG: Final[dict[str, Entry]] = {
         "let the peer take over; use hapassive before such work",
     ),
     "sweep.done": Entry("info", "taken-over entries have natural timeouts again", ""),
+    "lease.lapsed": Entry(
+        "error",
+        "this active node did not run in time, so the kernel closed its gate before the "
+        "standby could take over; it stays closed until the standby has answered",
+        "give the machine more time; look for what stalls it; raise dead_after_ms",
+    ),
+    "lease.regained": Entry("info", "the standby did not take over; the gate is open again", ""),
+    "lease.unavailable": Entry(
+        "warning",
+        "liveness.lease is set, but this kernel or these privileges do not allow it: "
+        "a hung active node is not fenced",
+        "start hak2kd with CAP_BPF on a kernel with cls_bpf, or set lease = false",
+    ),
     "gate.missing": Entry(
         "error",
         "the gate's nftables table was gone; it was made again",

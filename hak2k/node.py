@@ -57,6 +57,8 @@ _NEWS: Final = {
     "masquerade.trapped": "a device or address went; the peer keeps what was masqueraded to it",
     "policy.differs": "the two nodes' [stream] policies differ: compare protocols, exclude_mark, "
     "exclude_local, exclude_networks and min_duration_s",
+    "lease.lapsed": "this node was late; the kernel closed its gate until the standby answers",
+    "lease.regained": "the standby did not take over; the gate is open again",
     "sweep.done": "all taken-over entries have natural timeouts",
 }
 
@@ -133,6 +135,7 @@ class Node:
         self.engine.set_local_addresses(self.snapshot.local_addresses())
         # Before the first heartbeat: the peer decides by what that one says.
         self._set_status(status(self.state))
+        self._guard()
         self.engine.start(build_gate=False)
         loop.add_reader(self.engine.fileno(), self.drain_engine)
         self._tick()
@@ -424,8 +427,8 @@ class Node:
                 self._news("stream.lost", "the stream has a gap")
                 self.feed(model.SyncLost())
             case kind if kind in _NEWS:
-                if "ns" in data:
-                    data["ms"] = round(data.pop("ns") / 1e6, 1)
+                for name in [n for n in data if n.endswith("ns")]:
+                    data[name[:-2] + "ms"] = round(data.pop(name) / 1e6, 1)
                 self._news(kind, _NEWS[kind], **data)
             case kind:
                 self._news("daemon.error", f"unknown engine event {kind}")
@@ -551,7 +554,15 @@ class Node:
         there = tuple(n for n in spec.interfaces if n in self.snapshot.links)
         return replace(spec, interfaces=there)
 
+    def _guard(self) -> None:
+        try:
+            self.engine.guard(self._gate_spec().interfaces)
+        except HakError as e:
+            if self.config.liveness.lease:
+                self._news("lease.unavailable", f"{e}; a hung active node is not fenced")
+
     def _rebuild_gate(self, why: str) -> None:
+        self._guard()  # an interface made anew has no filters
         active = self.state.role is Role.ACTIVE
         spec = self._gate_spec()
         types = sorted({self.snapshot.links[n].type for n in spec.interfaces})

@@ -121,6 +121,10 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         if table["equal"] is not None:
             said += f" as of {table['as_of']}, {table['age_ms'] / 1000:.1f} s ago"
         out.append(_row("table", f"{table['entries']} entries", said))
+        lease = info["lease"]
+        how = lease["state"] if lease["enforced"] else "not enforced"
+        left = "" if lease["left_ms"] is None else f"{lease['left_ms']:g} ms left"
+        out.append(_row("lease", how, left))
     out.append(_row("FwadminRevision", _NONE, _NONE))
     if peer is None:
         out.append("Notice: the other firewall has not been heard yet")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, Final
 
 from hak2k._version import __version__
@@ -108,6 +109,7 @@ class Service:
                 "policy_differs": peer is not None and peer.policy_differs,
                 **self._key(stream.key),
             },
+            "lease": asdict(engine.lease()),
             "table": {
                 "entries": engine.table_count(),
                 "equal": table.equal,

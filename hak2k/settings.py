@@ -112,7 +112,7 @@ class LivenessConfig:
     """Silence on all links after which the peer counts as dead; at least twice
     heartbeat_ms, at most 60000 ms."""
     lease: bool = True
-    """Fencing by the kernel.  Accepted; not yet enforced."""
+    """While a standby listens, the kernel ends forwarding if this daemon hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +160,6 @@ class Config:
             for name, bits in self.cluster.keys
             if bits < keys.WEAK_BITS
         ]
-        if self.liveness.lease:
-            out.append(
-                f"{self.where('liveness', 'lease')}: accepted, but not yet enforced "
-                "in this version; a hung active node is not fenced by the kernel"
-            )
         return out
 
     @property

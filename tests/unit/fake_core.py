@@ -46,6 +46,12 @@ class FakeCore:
         if name in self.fail:
             raise self.fail[name]
 
+    def guard(self, interface: str) -> None:
+        self._note("guard", interface)
+
+    def lease(self) -> dict[str, Any]:
+        return {"enforced": False, "state": 0, "left_ns": 0, "refused": 0}
+
     def names(self) -> list[str]:
         return [name for name, _ in self.calls]
 

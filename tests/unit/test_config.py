@@ -62,13 +62,6 @@ name = "lan"
     assert str(got.control.socket) == "/run/hak2k/control.sock"
 
 
-def test_the_lease_is_noticed(tmp_path: Path) -> None:
-    got = config(tmp_path, lease="lease = true")
-    line = line_of(GOOD, "lease")
-    (notice,) = got.notices()
-    assert notice.startswith(f"{got.path}:{line}: liveness.lease: accepted, but not")
-
-
 # (what, line that is replaced, new line, key as named, words of the message)
 WRONG = [
     ("id", "id = 0", "cluster.id", "out of range; use 1 to 65535"),

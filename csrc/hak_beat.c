@@ -1,0 +1,62 @@
+/* hak_beat.c - heartbeats as they go out, and the lease that hangs on them. */
+#include "hak_engine_int.h"
+
+void hak_send_heartbeats(struct hak_engine *e)
+{
+	struct hak_status status;
+	struct hak_table table;
+
+	if (e->said_bye)
+		return;		/* one more would bring us back to life over there */
+	hak_engine_table(e, &table);
+	pthread_mutex_lock(&e->q_lock);
+	status = e->status;
+	pthread_mutex_unlock(&e->q_lock);
+	status.priority = atomic_load(&e->priority) + 1u;
+	for (unsigned i = 0; i < e->cfg.n_links; i++) {
+		const struct hak_link *l = &e->links[i];
+		uint64_t now = hak_now();
+		uint8_t body[256];
+		struct hak_wr w = hak_wr_on(body, sizeof body);
+		struct hak_heartbeat h = {
+			.link = (uint8_t)i, .sent_ns = now,
+			.stream_next = e->tx.next, .stream_base = e->tx.base,
+		};
+
+		hak_heartbeat_echo(&h, l->echo_ns, l->echo_at, now);
+		hak_put_heartbeat(&w, &h);
+		hak_put_status(&w, &status);
+		/* from who compares to whom it is compared with */
+		if (atomic_load(&e->role) == HAK_PASSIVE)
+			hak_put_table(&w, &table);
+		hak_send_control(e, i, body, hak_wr_len(&w));
+		hak_count(&e->stats, HAK_STAT_HEARTBEATS_SENT);
+	}
+}
+
+/* A standby promotes itself when it has heard nothing for dead_after_ms.  It hears this
+ * heartbeat later than it was sent, so a lease that is a little shorter has ended by
+ * then; the rest is for clocks that differ, and frames on their way. */
+void hak_renew_lease(struct hak_engine *e, uint64_t now)
+{
+	uint64_t dead = (uint64_t)e->cfg.dead_after_ms * HAK_MS, late = now - e->lessee.until;
+	struct hak_lease_facts f = {
+		.now = now, .length = dead - dead / 16,
+		.active = atomic_load(&e->role) == HAK_ACTIVE,
+		.heard = atomic_load(&e->peer_alive),
+		.peer_active = atomic_load(&e->peer_mode) == HAK_ACTIVE,
+		.echoed_ns = e->echoed_ns,
+	};
+	enum hak_lease_state before = e->lessee.state;
+
+	if (!e->cfg.lease)
+		return;
+	if (hak_lease_step(&e->lessee, &f)) {
+		if (e->lessee.state == HAK_LEASE_LAPSED)
+			hak_emit(e, HAK_EV_LEASE_LAPSED, late, 0, 0, NULL);
+		else if (before == HAK_LEASE_LAPSED && f.active)
+			hak_emit(e, HAK_EV_LEASE_REGAINED, now - e->lessee.lapsed_ns, 0, 0, NULL);
+	}
+	atomic_store(&e->lease_state, e->lessee.state);
+	atomic_store(e->cfg.lease->until, e->lessee.until);
+}
