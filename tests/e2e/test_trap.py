@@ -3,11 +3,14 @@ what was masqueraded to it, and the peer must keep it all the same."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from hak2k.lab import Entry
+from hak2k.lab import Entry, until
 from hak2k.lab.topology import WAN4, WAN6
 from tests.e2e.duo import Duo
+from tests.replication.entries import make
 
 SRC_NAT = 1 << 4  # IPS_SRC_NAT
 
@@ -48,5 +51,34 @@ def test_masqueraded_flows_outlive_their_device(duo: Duo, way: str) -> None:
         active.run("ip", "address", "add", f"{WAN6}/64", "dev", "wan", "nodad")
     else:
         active.run("ip", "address", "add", f"{WAN4}/24", "dev", "wan")
+    duo.heal()
+    duo.equal()
+
+
+def test_what_ends_otherwise_ends_on_the_peer_too(duo: Duo) -> None:
+    """The negative control: before the loss for what is masqueraded, and while the trap
+    is sprung for what is not."""
+    duo.mark()
+    active, passive = duo.active, duo.passive
+    early = make("udp", 4, "masquerade", "10.71.0.91")
+    plain = make("udp", 4, "plain", "10.71.0.92")
+    kept = make("udp", 4, "masquerade", "10.71.0.93")
+    kept = replace(kept, reply=replace(kept.reply, dport=40001))
+    early = replace(early, reply=replace(early.reply, dport=40002))
+    active.ct.create(early, plain, kept)
+    until(lambda: all(passive.ct.get(e.orig) for e in (early, plain, kept)), 5)
+    active.ct.delete(early)
+    until(lambda: passive.ct.get(early.orig) is None, 5, "the end of a masqueraded one")
+    active.run("ip", "address", "del", f"{WAN4}/24", "dev", "wan")
+    trapped = duo.ask(active, "stats")["capture.trapped"]
+    active.ct.delete(kept, plain)
+    until(lambda: passive.ct.get(plain.orig) is None, 5, "the end of a plain one")
+    assert passive.ct.get(kept.orig) is not None
+    assert duo.ask(active, "stats")["capture.trapped"] > trapped
+    # The traffic's own are gone here, and live there.
+    duo.ask(active, "passive")
+    duo.wait_mode(passive, "active")
+    duo.unharmed(passive)
+    active.run("ip", "address", "add", f"{WAN4}/24", "dev", "wan")
     duo.heal()
     duo.equal()
