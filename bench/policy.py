@@ -19,6 +19,7 @@ TITLE = "what it costs to leave connections out"
 
 POLICIES: dict[str, dict[str, Any]] = {
     "all replicated": {},
+    "adaptive, no pressure": {"adaptive": True},
     "protocols, in the kernel": {"protocols": [6]},
     "1 network": {"exclude_networks": ["10.0.0.0/8"]},
     "64 networks, the last fits": {

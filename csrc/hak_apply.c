@@ -31,7 +31,7 @@
 #include <sys/socket.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 
-enum { SLOTS_PER_TURN = 64, COMPLAIN_NS = 1000 * HAK_MS };
+enum { SLOTS_PER_TURN = 64, COMPLAIN_NS = 1000 * HAK_MS, FILL_NS = 250 * HAK_MS };
 
 static struct hak_ct_form larval(const struct hak_apply *a)
 {
@@ -694,6 +694,23 @@ static bool waiting(struct hak_engine *e)
 	return w;
 }
 
+/* The active node must know before it is full: some can wait, none can be refused. */
+static void look_how_full(struct hak_apply *a)
+{
+	struct hak_engine *e = a->e;
+	uint64_t now = hak_now();
+	uint32_t max;
+	int64_t n;
+
+	if (now - a->fill_ns < FILL_NS)
+		return;
+	a->fill_ns = now;
+	n = hak_nl_table_count(&e->apply_nl, &max);
+	if (n > (int64_t)max)
+		n = max;
+	atomic_store(&e->fill, n >= 0 && max ? (uint8_t)(1 + n * 100 / max) : 0);
+}
+
 void *hak_apply_main(void *engine)
 {
 	struct hak_engine *e = engine;
@@ -708,6 +725,8 @@ void *hak_apply_main(void *engine)
 		uint64_t wait;
 		struct timespec t;
 
+		if (atomic_load(&e->role) == HAK_PASSIVE)
+			look_how_full(&a);
 		if (take_stream(&a)) {
 			(void)hak_sync_step(&a);
 			continue;

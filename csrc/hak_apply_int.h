@@ -64,6 +64,7 @@ struct hak_apply {
 	uint64_t seq;			/* of the datagram that is being applied */
 	uint64_t complained_ns;		/* last apply.error event */
 	uint64_t full_ns;		/* last table.full event */
+	uint64_t fill_ns;		/* when we last looked how full our table is */
 
 	enum hak_phase phase;
 	uint64_t phase_ns;		/* since when */

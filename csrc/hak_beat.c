@@ -9,6 +9,7 @@ void hak_send_heartbeats(struct hak_engine *e)
 	if (e->said_bye)
 		return;		/* one more would bring us back to life over there */
 	hak_engine_table(e, &table);
+	table.fill = atomic_load(&e->fill);
 	pthread_mutex_lock(&e->q_lock);
 	status = e->status;
 	pthread_mutex_unlock(&e->q_lock);

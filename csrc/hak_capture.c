@@ -23,7 +23,6 @@ enum {
 	NAP_NS = 1 * HAK_MS,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
-	HELD_ROUND = 256,		/* of the young, before events are read again */
 	TRAP_QUIET_NS = 500 * HAK_MS,	/* then an incident is over, and told */
 	BUSY_NS = 5 * HAK_MS,		/* a listing's chunk that late goes before events */
 };
@@ -58,6 +57,17 @@ static void await_window(struct hak_engine *e)
 		(void)poll(&p, 1, 1);
 		hak_unwake(e->wake_capture);
 	}
+}
+
+/* Is there room in the window for what can wait? */
+bool hak_room(struct hak_engine *e)
+{
+	bool room;
+
+	pthread_mutex_lock(&e->tx_lock);
+	room = e->tx.next - e->tx.applied < HAK_WINDOW / 4;
+	pthread_mutex_unlock(&e->tx_lock);
+	return room;
 }
 
 /* Seal the open payload and send it.  Without a session, or once we have stepped down,
@@ -119,7 +129,7 @@ static bool is_out(const struct hak_engine *e, uint64_t hash)
 
 void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
 {
-	if (type != HAK_REC_FLOW_DESTROY && (e->hold || e->cfg.policy.mark_mask)) {
+	if (type != HAK_REC_FLOW_DESTROY && (hak_holding(e) || e->cfg.policy.mark_mask)) {
 		uint64_t hash = hak_flow_hash(f, e->hash_key);
 		bool told;
 
@@ -238,12 +248,6 @@ void hak_send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generatio
 	hak_say_flow(e, HAK_REC_FLOW_SYNC, f);
 }
 
-/* Not told of yet, for its age. */
-bool hak_held(const struct hak_engine *e, const struct hak_flow *f)
-{
-	return e->hold && hak_hold_has(e->hold, f, hak_flow_hash(f, e->hash_key));
-}
-
 /* Whether an expectation is to be told, which is its master's affair: only the whole of
  * it has a mark, and where it ends behind a DNAT.  Its sequence adjustments, which
  * change without an event, go before. */
@@ -260,62 +264,7 @@ bool hak_send_master_of(struct hak_engine *e, const struct hak_flow *id)
 	return true;
 }
 
-/* ---- the young ones -------------------------------------------------- */
-
-/* Send, whole, one that was held back; nothing if it has ended meanwhile. */
-static void release(struct hak_engine *e, const struct hak_flow *id)
-{
-	struct hak_flow f;
-
-	if (!hak_fetch(e, id, &f) || !hak_wanted(e, &f)) {
-		hak_count(&e->stats, HAK_STAT_HOLD_DIED);
-		return;
-	}
-	hak_send_whole(e, &f, HAK_MASTERS);
-	hak_count(&e->stats, HAK_STAT_HOLD_SENT);
-}
-
-/* At most `most` of those due by `now`.  When the next one is. */
-static uint64_t serve_held(struct hak_engine *e, uint64_t now, unsigned most)
-{
-	struct hak_flow id;
-
-	if (!e->hold)
-		return UINT64_MAX;
-	while (most-- && hak_hold_take(e->hold, now, &id))
-		release(e, &id);
-	atomic_store_explicit(&e->held, e->hold->live, memory_order_relaxed);
-	return hak_hold_due(e->hold);
-}
-
-/* True: nothing is to be said of this event, now or ever. */
-static bool held_back(struct hak_capture *c, const struct hak_ctmsg *m)
-{
-	struct hak_engine *e = c->e;
-	const struct hak_flow *f = &m->flow;
-	uint64_t hash = hak_flow_hash(f, e->hash_key);
-	struct hak_flow id;
-	bool told;
-
-	if (m->what == HAK_CT_UPDATE && hak_wanted(e, f))
-		return hak_hold_has(e->hold, f, hash);
-	if (m->what != HAK_CT_NEW) {
-		if (!hak_hold_drop(e->hold, f, hash, &told))
-			return false;
-		hak_count(&e->stats, HAK_STAT_HOLD_DIED);
-		return !told;
-	}
-	/* A helper's child is not young: it belongs to what is older, and brings it. */
-	if (!hak_wanted(e, f) || f->have & HAK_HAS_MASTER)
-		return false;
-	if (hak_hold_full(e->hold) && hak_hold_take(e->hold, UINT64_MAX, &id)) {
-		hak_count(&e->stats, HAK_STAT_HOLD_FULL);
-		release(e, &id);
-	}
-	hak_hold_put(e->hold, f, hash, hak_now() + (uint64_t)e->cfg.policy.min_ms * HAK_MS,
-		     c->list_echo);
-	return true;
-}
+/* ---- what was asked for ------------------------------------------------- */
 
 static void serve_fetches(struct hak_capture *c, uint64_t *next)
 {
@@ -421,7 +370,7 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 
 	if (c->listing)
 		hak_list_touch(e, f);
-	if (e->hold && held_back(c, m))
+	if (hak_holds_back(c) && hak_hold_back(c, m))
 		return;
 	if (!hak_wanted(e, f)) {
 		hak_count(&e->stats, HAK_STAT_EVENTS_EXCLUDED);
@@ -447,7 +396,7 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 
 		hak_master_id(f, &id);
 		if (hak_held(e, &id))
-			release(e, &id);
+			hak_release(e, &id);
 		send_seqadj(e, &id);
 	}
 }
@@ -553,10 +502,12 @@ static void measure(struct hak_capture *c, uint64_t now)
 static void drain_for_handover(struct hak_capture *c)
 {
 	struct hak_engine *e = c->e;
+	struct hak_flow id;
 
 	while (hak_read_events(c, 1000))
 		;
-	(void)serve_held(e, UINT64_MAX, HAK_HOLD_MAX);
+	while (e->hold && hak_hold_take(e->hold, UINT64_MAX, &id))
+		hak_release(e, &id);
 	hak_list_off(c);		/* the next active will be asked anew */
 	hak_say_numbers(e, HAK_REC_HANDOVER, e->drain_term, false, 0);
 	hak_say_flush(e);
@@ -590,20 +541,10 @@ static bool poke(struct hak_capture *c, uint64_t now)
 	return waiting;
 }
 
-static bool room_for_listing(struct hak_engine *e)
-{
-	bool room;
-
-	pthread_mutex_lock(&e->tx_lock);
-	room = e->tx.next - e->tx.applied < HAK_WINDOW / 4;
-	pthread_mutex_unlock(&e->tx_lock);
-	return room;
-}
-
 static void active_round(struct hak_capture *c)
 {
 	struct hak_engine *e = c->e;
-	uint64_t fetch_due = UINT64_MAX, held_due, now, wait = 1000u * (uint64_t)HAK_MS;
+	uint64_t fetch_due = UINT64_MAX, held_due, adapt_due, now, wait = 1000u * (uint64_t)HAK_MS;
 	struct pollfd p[2] = {
 		{ .fd = e->events_nl.fd, .events = POLLIN },
 		{ .fd = e->wake_capture, .events = POLLIN },
@@ -612,12 +553,14 @@ static void active_round(struct hak_capture *c)
 	bool drain, more;
 
 	watch_trap(c);
-	c->list_echo |= c->listing != HAK_LIST_NONE;
+	c->list_echo |= c->listing >= HAK_LIST_FLOWS;
 	more = hak_read_events(c, 16);
-	if (!more)
-		c->list_echo = c->listing != HAK_LIST_NONE;
+	if (!more) {
+		c->list_echo = c->listing >= HAK_LIST_FLOWS;
+		c->list_late = false;
+	}
 	serve_fetches(c, &fetch_due);
-	held_due = serve_held(e, hak_now(), HELD_ROUND);
+	held_due = hak_serve_held(c, hak_now());
 	if (held_due < fetch_due)
 		fetch_due = held_due;
 
@@ -641,12 +584,15 @@ static void active_round(struct hak_capture *c)
 	now = hak_now();
 	/* Events come first, but under a load that never ends the tables must become
 	 * equal all the same. */
-	if (c->listing && now >= c->list_next + (more ? BUSY_NS : 0) && room_for_listing(e))
+	if (c->listing && now >= c->list_next + (more ? BUSY_NS : 0) && hak_room(e)) {
+		c->list_late |= more;
 		hak_list_chunk(c);
+	}
 	hak_say_flush(e);
 
 	now = hak_now();
 	measure(c, now);
+	adapt_due = hak_adapt(c, now);
 	if (more)
 		return;
 	if (c->fast) {
@@ -660,11 +606,13 @@ static void active_round(struct hak_capture *c)
 	if (c->listing) {
 		uint64_t until = c->list_next > now ? c->list_next - now : 0;
 
-		if (!room_for_listing(e) && until < HAK_MS)
+		if (!hak_room(e) && until < HAK_MS)
 			until = HAK_MS;
 		if (until < wait)
 			wait = until;
 	}
+	if (adapt_due < fetch_due)
+		fetch_due = adapt_due;
 	if (fetch_due != UINT64_MAX) {
 		uint64_t until = fetch_due > now ? fetch_due - now : 0;
 
@@ -699,6 +647,8 @@ void *hak_capture_main(void *engine)
 		memset(e->out, 0, sizeof e->out);
 		if (e->hold)
 			hak_hold_clear(e->hold);
+		c.pressure = (struct hak_pressure){ 0 };
+		atomic_store(&e->pressure, 0);
 		atomic_store(&e->held, 0);
 		batch_begin(e);
 		(void)poll(&p, 1, 1000);

@@ -1,5 +1,6 @@
 /* hak_capture_int.h - the capture thread's state, shared by hak_capture.c (events
- * into records) and hak_list.c (what is found by listing this kernel's table). */
+ * into records), hak_young.c (who waits) and hak_list.c (what is found by listing this
+ * kernel's table). */
 #ifndef HAK_CAPTURE_INT_H
 #define HAK_CAPTURE_INT_H
 
@@ -25,6 +26,9 @@ struct hak_capture {
 	uint64_t poked;			/* stream sequence we last poked for */
 	uint64_t trapped, trapped_ns;	/* of this incident: how many, the last */
 
+	struct hak_pressure pressure;
+	uint64_t load_ns, overruns;	/* when it was measured, overruns until then */
+
 	enum hak_listing listing;
 	uint32_t generation;		/* of the copy */
 	bool scoped;			/* only the marked slots */
@@ -32,6 +36,7 @@ struct hak_capture {
 	unsigned list_buckets;
 	bool list_echo;			/* events from before its end may still come */
 	bool list_disturbed;		/* the hash table was resized under it */
+	bool list_late;			/* a chunk came before all events older than it */
 
 	uint64_t session;		/* which one the round belongs to */
 	uint32_t round;			/* 0: none */
@@ -53,16 +58,35 @@ void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f);
 void hak_say_expect(struct hak_engine *e, uint8_t type, const struct hak_expect *x);
 void hak_say_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b, uint64_t b);
 void hak_say_flush(struct hak_engine *e);
+bool hak_room(struct hak_engine *e);
 bool hak_wanted(const struct hak_engine *e, const struct hak_flow *f);
 /* False: the kernel has no such entry (any more). */
 bool hak_fetch(struct hak_engine *e, const struct hak_flow *id, struct hak_flow *out);
 void hak_master_id(const struct hak_flow *child, struct hak_flow *id);
 struct hak_flow hak_expect_master(const struct hak_expect *x);
-/* Not told of yet, for its age. */
-bool hak_held(const struct hak_engine *e, const struct hak_flow *f);
 bool hak_send_master_of(struct hak_engine *e, const struct hak_flow *id);
 void hak_send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generations);
 bool hak_read_events(struct hak_capture *c, unsigned rounds);
+
+/* hak_young.c */
+static inline bool hak_holding(const struct hak_engine *e)
+{
+	return e->hold && e->hold->live;
+}
+
+/* Is anything held back, or to be? */
+static inline bool hak_holds_back(const struct hak_capture *c)
+{
+	return hak_holding(c->e) || c->pressure.level || c->e->cfg.policy.min_ms;
+}
+
+/* Not told of yet, for its age. */
+bool hak_held(const struct hak_engine *e, const struct hak_flow *f);
+/* True: nothing is to be said of this event, now or ever. */
+bool hak_hold_back(struct hak_capture *c, const struct hak_ctmsg *m);
+void hak_release(struct hak_engine *e, const struct hak_flow *id);
+uint64_t hak_serve_held(struct hak_capture *c, uint64_t now);
+uint64_t hak_adapt(struct hak_capture *c, uint64_t now);
 
 /* hak_list.c */
 void hak_list_touch(struct hak_engine *e, const struct hak_flow *f);

@@ -200,7 +200,7 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("memory for the stream", hak_rx_init(&e->rx));
 	TRY("memory for digests", hak_digest_init(&e->tx_digest));
 	TRY("memory for digests", hak_digest_init(&e->rx_digest));
-	if (e->cfg.policy.min_ms)
+	if (e->cfg.policy.min_ms || e->cfg.adaptive)
 		TRY("memory for young connections", hak_hold_new(&e->hold));
 	TRY("conntrack netlink socket", hak_nl_open(&e->events_nl, HAK_NL_EVENT_BUF));
 	TRY("route netlink socket", hak_trap_open(&e->trap));
@@ -695,6 +695,9 @@ void hak_engine_stream(struct hak_engine *e, struct hak_stream_info *out)
 	out->synced = atomic_load(&e->synced);
 	out->generation = atomic_load(&e->generation);
 	out->held = atomic_load(&e->held);
+	out->pressure = atomic_load(&e->pressure) & 0xff;
+	out->cause = (enum hak_cause)(atomic_load(&e->pressure) >> 8);
+	out->peer_fill = out->role == HAK_ACTIVE ? atomic_load(&e->peer_fill) - 1 : -1;
 	out->published = atomic_load(&e->stats.v[HAK_STAT_TX_RECORDS]);
 	out->applied = atomic_load(&e->stats.v[HAK_STAT_APPLIED]);
 	pthread_mutex_lock(&e->tx_lock);
@@ -720,5 +723,5 @@ const struct hak_stats *hak_engine_stats(const struct hak_engine *e)
 
 int64_t hak_engine_table_count(struct hak_engine *e)
 {
-	return hak_nl_table_count(&e->count_nl);
+	return hak_nl_table_count(&e->count_nl, NULL);
 }

@@ -20,6 +20,7 @@
 #include "hak_err.h"
 #include "hak_lease.h"
 #include "hak_policy.h"
+#include "hak_pressure.h"
 #include "hak_stat.h"
 
 enum {
@@ -53,6 +54,7 @@ struct hak_engine_cfg {
 	uint32_t larval_timeout;	/* seconds, above any natural timeout */
 	uint32_t scrub_ms;		/* from one comparison of the tables to the next, 0: none */
 	struct hak_lease *lease;	/* NULL: none; the caller's, outlives the engine */
+	bool adaptive;			/* see hak_pressure.h */
 };
 
 #define HAK_EVENTS(X) \
@@ -81,7 +83,8 @@ struct hak_engine_cfg {
 	X(TRAPPED, "masquerade.trapped") /* a: connections */ \
 	X(POLICY_DIFFERS, "policy.differs") \
 	X(LEASE_LAPSED, "lease.lapsed")	/* a: ns too late */ \
-	X(LEASE_REGAINED, "lease.regained") /* a: ns closed */
+	X(LEASE_REGAINED, "lease.regained") /* a: ns closed */ \
+	X(PRESSURE, "stream.pressure")	/* a: level, b: before, c: connections held, text: cause */
 
 enum hak_event_type {
 #define X(id, name) HAK_EV_##id,
@@ -116,6 +119,9 @@ struct hak_stream_info {
 	bool encrypted, synced;
 	uint32_t generation;
 	uint32_t held;			/* connections too young to be told of */
+	unsigned pressure;		/* active: hak_pressure.h */
+	enum hak_cause cause;
+	int peer_fill;			/* active: per cent of its nf_conntrack_max; -1: not known */
 	uint32_t key;			/* print of the session's; 0: no session yet */
 };
 

@@ -198,8 +198,10 @@ struct hak_engine {
 	uint8_t batch_bytes[HAK_PAYLOAD_MAX];
 	uint8_t touched[HAK_TOUCHED_BITS / 8];
 	struct hak_digest tx_digest;
-	struct hak_hold *hold;		/* NULL: none are held back */
+	struct hak_hold *hold;		/* NULL: none are ever held back */
 	_Atomic uint32_t held;
+	_Atomic uint32_t pressure;	/* level, and its cause << 8 */
+	_Atomic uint8_t peer_fill;	/* as the peer's TABLE says */
 	uint64_t out[HAK_OUT_SLOTS];	/* hashes of what the peer lacks for its mark */
 
 	/* apply */
@@ -211,6 +213,7 @@ struct hak_engine {
 	_Atomic bool sync_needed;
 	_Atomic bool apply_idle;
 	_Atomic uint32_t generation;
+	_Atomic uint8_t fill;		/* of our table; see struct hak_table */
 
 	/* control */
 	struct hak_nl count_nl;

@@ -1,4 +1,5 @@
-/* hak_hold.h - connections that are too young to be told of.
+/* hak_hold.h - connections that are too young to be told of: all of them by policy
+ * (min_duration_s), or some while the stream cannot keep up (hak_pressure.h).
  *
  * Identities in the order in which they become due, in a ring of fixed size, with an
  * index of fixed size over it.  What has ended is struck out; what is due is handed
@@ -13,7 +14,8 @@
 #include "hak_err.h"
 #include "hak_flow.h"
 
-enum { HAK_HOLD_MAX = 1 << 16, HAK_HOLD_SLOTS = 2 * HAK_HOLD_MAX };
+/* Some 22 MB, of which pages never used cost nothing. */
+enum { HAK_HOLD_MAX = 1 << 18, HAK_HOLD_SLOTS = 2 * HAK_HOLD_MAX };
 
 struct hak_young {
 	uint64_t hash, due;
@@ -44,7 +46,7 @@ bool hak_hold_drop(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, 
 bool hak_hold_take(struct hak_hold *h, uint64_t now, struct hak_flow *out);
 /* When the oldest one is due; UINT64_MAX: none is held. */
 uint64_t hak_hold_due(struct hak_hold *h);
-/* No place before the oldest one is taken. */
+/* No place before the oldest one is taken or struck out. */
 bool hak_hold_full(struct hak_hold *h);
 
 #endif

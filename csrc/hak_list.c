@@ -295,7 +295,7 @@ static void round_begin(struct hak_capture *c, const struct hak_round *r)
 	c->closed = false;
 	c->chunks = 0;
 	if (first) {
-		int64_t n = hak_nl_table_count(&e->fetch_nl);
+		int64_t n = hak_nl_table_count(&e->fetch_nl, NULL);
 
 		own = n > 0 ? (uint64_t)n : 0;
 		if (own > FEW && own / DIFFERENT > r->entries) {

@@ -12,6 +12,7 @@
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netlink.h>
+#include <linux/sock_diag.h>
 
 #ifndef SOL_NETLINK
 #define SOL_NETLINK 270
@@ -195,16 +196,30 @@ void hak_nl_drain(struct hak_nl *nl)
 		;
 }
 
-int64_t hak_nl_table_count(struct hak_nl *nl)
+unsigned hak_nl_backlog(const struct hak_nl *nl)
+{
+	uint32_t v[SK_MEMINFO_VARS];
+	socklen_t len = sizeof v;
+
+	memset(v, 0, sizeof v);
+	if (getsockopt(nl->fd, SOL_SOCKET, SO_MEMINFO, v, &len) || !v[SK_MEMINFO_RCVBUF])
+		return 0;
+	return (unsigned)((uint64_t)v[SK_MEMINFO_RMEM_ALLOC] * 100 / v[SK_MEMINFO_RCVBUF]);
+}
+
+int64_t hak_nl_table_count(struct hak_nl *nl, uint32_t *max)
 {
 	uint8_t buf[1024];
 	struct hak_wr w = hak_wr_on(buf, sizeof buf);
 	uint32_t seq = ++nl->seq;
 	struct nlmsghdr h;
 	struct hak_rd r, body;
+	int64_t entries = -1;
 	uint16_t type;
 	size_t at, n;
 
+	if (max)
+		*max = 0;
 	hak_nl_drain(nl);
 	at = hak_nlmsg_begin(&w, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS,
 			     NLM_F_REQUEST, seq, AF_UNSPEC, 0);
@@ -224,8 +239,11 @@ int64_t hak_nl_table_count(struct hak_nl *nl)
 		if (v.bad)
 			break;
 		if (type == CTA_STATS_GLOBAL_ENTRIES)
-			return hak_rd_u32(&v);
+			entries = hak_rd_u32(&v);
+		else if (type == CTA_STATS_GLOBAL_MAX_ENTRIES && max)
+			*max = hak_rd_u32(&v);
 	}
-	errno = EPROTO;
-	return -1;
+	if (entries < 0)
+		errno = EPROTO;
+	return entries;
 }

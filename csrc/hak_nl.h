@@ -44,8 +44,11 @@ enum hak_err hak_nl_recv(struct hak_nl *nl, void *buf, size_t size, int flags, s
  * word (no NLM_F_DUMP_INTR), so whoever draws conclusions from what a listing did not
  * show compares this before and after it. */
 unsigned hak_nl_buckets(void);
-/* Entries in this namespace's table; -1 and errno on failure. */
-int64_t hak_nl_table_count(struct hak_nl *nl);
+/* Entries in this namespace's table; -1 and errno on failure.  *max (may be NULL): how
+ * many it may hold, nf_conntrack_max; 0 if the kernel does not say. */
+int64_t hak_nl_table_count(struct hak_nl *nl, uint32_t *max);
+/* Bytes that wait in its receive buffer, in per cent; 0 if unknown. */
+unsigned hak_nl_backlog(const struct hak_nl *nl);
 /* Throw away all that is queued. */
 void hak_nl_drain(struct hak_nl *nl);
 

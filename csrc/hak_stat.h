@@ -59,9 +59,10 @@
 	X(EVENTS_UNSENT, "capture.no_peer")	/* nobody to send to */ \
 	X(OVERRUNS, "capture.overruns")		/* ENOBUFS: the kernel dropped events */ \
 	X(TRAPPED, "capture.trapped")		/* ends not told: see hak_trap.h */ \
-	X(HOLD_SENT, "hold.sent")		/* held back, and old enough now */ \
+	X(HOLD_SENT, "hold.sent")		/* held back, and sent in the end */ \
 	X(HOLD_DIED, "hold.died_young")		/* never sent */ \
-	X(HOLD_FULL, "hold.full")		/* sent early for want of room */ \
+	X(HOLD_FULL, "hold.full")		/* sent at once for want of room */ \
+	X(PRESSURES, "pressure.rises")		/* how often adaptive mode set in or up */ \
 	X(FETCHES, "capture.fetches")		/* entries read anew */ \
 	X(SYNCS_SENT, "sync.sent") \
 	X(SYNC_ENTRIES_SENT, "sync.entries_sent") \

@@ -60,6 +60,7 @@ class Engine:
         exclude_networks: Sequence[tuple[bytes, int]] = (),  # address, length of prefix
         min_duration_s: float = 0,
         lease: Lease | None = None,
+        adaptive: bool = False,  # under pressure some wait; see csrc/hak_pressure.h
     ) -> None: ...
 
     # life

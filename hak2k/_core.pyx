@@ -54,6 +54,7 @@ _EVENT_FIELDS = {
     "masquerade.trapped": ("connections", None, None),
     "lease.lapsed": ("late_ns", None, None),
     "lease.regained": ("closed_ns", None, None),
+    "stream.pressure": ("level", "before", "held"),
 }
 
 
@@ -150,6 +151,7 @@ cdef class Engine:
         bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
         bint exclude_local, exclude_networks=(),
         double min_duration_s=0, uint32_t scrub_ms=0, Lease lease=None,
+        bint adaptive=False,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -205,6 +207,7 @@ cdef class Engine:
             if lease is not None:
                 self._lease = lease
                 cfg.lease = &lease.lease
+            cfg.adaptive = adaptive
             with nogil:
                 r = c.hak_engine_new(&self.e, cfg, why, &err)
             if r != c.HAK_OK:
@@ -449,6 +452,8 @@ cdef class Engine:
             "encrypted": s.encrypted, "synced": s.synced,
             "generation": s.generation, "published": s.published,
             "applied": s.applied, "held": s.held, "key": s.key,
+            "pressure": s.pressure, "pressure_cause": c.hak_cause_name(s.cause).decode() or None,
+            "peer_fill": s.peer_fill if s.peer_fill >= 0 else None,
         }
 
     def table(self):

@@ -149,6 +149,7 @@ cdef extern from "hak_engine.h" nogil:
         hak_policy policy
         uint32_t larval_timeout
         uint32_t scrub_ms
+        bint adaptive
         hak_lease *lease
 
     struct hak_lease_info:
@@ -178,6 +179,10 @@ cdef extern from "hak_engine.h" nogil:
         uint64_t since_ms
         int64_t rtt_us
 
+    enum hak_cause:
+        HAK_CAUSES
+    const char *hak_cause_name(hak_cause c)
+
     struct hak_stream_info:
         int role
         uint64_t sequence
@@ -190,6 +195,9 @@ cdef extern from "hak_engine.h" nogil:
         bint synced
         uint32_t generation
         uint32_t held
+        unsigned pressure
+        hak_cause cause
+        int peer_fill
         uint32_t key
 
     struct hak_swap_times:

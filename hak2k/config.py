@@ -362,6 +362,7 @@ def _read_stream(t: _Table) -> StreamConfig:
         port=t.number("port", 1, 65535, "", DEFAULT_PORT, int),
         protocols=_read_protocols(t),
         min_duration_s=float(duration),
+        adaptive=t.flag("adaptive", True),
         exclude_mark=_read_mark(t),
         exclude_local=t.flag("exclude_local", True),
         exclude_networks=_read_networks(t),

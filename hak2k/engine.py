@@ -158,7 +158,16 @@ class StreamInfo:
     published: int
     applied: int
     held: int
-    """Connections younger than `stream.min_duration_s`: a crash now loses them."""
+    """Connections that wait, for `stream.min_duration_s` or for the pressure: a crash
+    now loses them."""
+    pressure: int
+    """Active, `stream.adaptive`: 0 none wait, 1 questions and pings, 2 all young ones
+    without NAT."""
+    pressure_cause: str | None
+    """"stream": a link or the peer is too slow; "events": this node is; "table": the
+    peer's table is nearly full."""
+    peer_fill: int | None
+    """Active: per cent of the peer's nf_conntrack_max in use."""
     key: str | None
     """Fingerprint of the pre-shared key that the session was made under."""
 
@@ -300,6 +309,7 @@ class Engine:
                 scrub_ms=round(config.stream.scrub_s * 1000),
                 lease=lease,
                 min_duration_s=config.stream.min_duration_s,
+                adaptive=config.stream.adaptive,
                 exclude_networks=[
                     (net.network_address.packed, net.prefixlen)
                     for net in map(ip_network, config.stream.exclude_networks)

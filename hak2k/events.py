@@ -134,6 +134,14 @@ CATALOG: Final[dict[str, Entry]] = {
     "stream.lost": Entry(
         "warning", "the stream has a gap; a comparison repairs it", "look at the HA links"
     ),
+    "stream.pressure": Entry(
+        "warning",
+        "the stream cannot keep up: young connections without NAT wait, a crash loses them; "
+        "level 1: name lookups, NTP and pings, 2: all",
+        "cause stream: look at the HA links and the peer's CPU; events: at this node's CPU; "
+        "table: raise nf_conntrack_max on the peer",
+    ),
+    "stream.relieved": Entry("info", "the stream keeps up better; fewer wait, or none", ""),
     "table.full": Entry(
         "error",
         "this node's conntrack table has no room for the peer's entries",

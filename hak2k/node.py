@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from hak2k import gate, model
 from hak2k.config import load_config
@@ -421,6 +421,8 @@ class Node:
             case "recon.stuck":
                 self._news("recon.stuck", "the tables stay different", **data)
                 self.feed(model.SyncLost())
+            case "stream.pressure":
+                self._pressure(data)
             case "verify.done":
                 self._poke()
             case "stream.lost":
@@ -432,6 +434,17 @@ class Node:
                 self._news(kind, _NEWS[kind], **data)
             case kind:
                 self._news("daemon.error", f"unknown engine event {kind}")
+
+    def _pressure(self, data: dict[str, Any]) -> None:
+        level, before, held = int(data["level"]), int(data["before"]), int(data["held"])
+        if level > before:
+            who = "name lookups, NTP and pings" if level == 1 else "young connections without NAT"
+            text = f"under pressure ({data['what']}), {who} wait unprotected"
+            self.log.emit("stream.pressure", text, level=level, cause=data["what"], held=held)
+        elif level:
+            self.log.emit("stream.relieved", "the pressure falls", level=level, held=held)
+        else:
+            self.log.emit("stream.relieved", "the pressure is over", level=0, held=held)
 
     def _link_name(self, index: int) -> str:
         links = self.config.link

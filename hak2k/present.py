@@ -126,6 +126,10 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         left = "" if lease["left_ms"] is None else f"{lease['left_ms']:g} ms left"
         out.append(_row("lease", how, left))
     out.append(_row("FwadminRevision", _NONE, _NONE))
+    pressure = info["stream"].get("pressure", 0)
+    if pressure:
+        held, cause = info["stream"]["held"], info["stream"]["pressure_cause"]
+        out.append(f"Notice: pressure {pressure} ({cause}), {held} connections are unprotected")
     if peer is None:
         out.append("Notice: the other firewall has not been heard yet")
     elif not peer.get("alive", True):

@@ -69,6 +69,8 @@ class StreamConfig:
     """IP protocol numbers to replicate, ascending; None: all."""
     min_duration_s: float = 0.0
     """Seconds below which connections are not replicated; at most a day, 0: none."""
+    adaptive: bool = True
+    """While the stream cannot keep up, short-lived connections without NAT wait."""
     exclude_mark: tuple[int, int] | None = None
     """(value, mask): entries with ct mark & mask == value are not replicated."""
     exclude_local: bool = True

@@ -52,6 +52,38 @@ static void test_lengths(struct hak_rd body, reader get, void *out)
 	CASE("%s", "");
 }
 
+/* Its last byte came later: a body without it is an older version's. */
+static void test_table(void)
+{
+	struct hak_table t = {
+		.equal = 1, .verified = 0x01020304, .as_of = t_random(), .age_ms = 5, .entries = 6,
+		.missing = 7, .extra = 8, .different = 9, .repaired = 10, .fill = 101,
+	}, back;
+	struct hak_wr w = wr();
+	struct hak_rd body, old;
+	uint8_t bytes[64] = { 0 };
+
+	hak_put_table(&w, &t);
+	body = body_of(&w, HAK_REC_TABLE);
+	EQUAL(hak_rd_left(&body), 38);
+	memset(&back, 0, sizeof back);
+	EQUAL(hak_get_table(body, &back), HAK_OK);
+	EQUAL(back.fill, 101);
+	EQUAL(back.repaired, 10);
+	EQUAL(back.as_of, t.as_of);
+	old = hak_rd_on(body.pos, 37);
+	for (size_t cut = 0; cut < 37; cut++)
+		EQUAL(hak_get_table(hak_rd_on(body.pos, cut), &back), HAK_ETRUNC);
+	EQUAL(hak_get_table(old, &back), HAK_OK);
+	EQUAL(back.fill, 0);
+	EQUAL(hak_get_table(hak_rd_on(bytes, sizeof bytes), &back), HAK_OK);
+	bytes[37] = 102;
+	EQUAL(hak_get_table(hak_rd_on(bytes, 38), &back), HAK_EFORMAT);
+	bytes[37] = 0;
+	bytes[0] = 3;
+	EQUAL(hak_get_table(hak_rd_on(bytes, 38), &back), HAK_EFORMAT);
+}
+
 static void test_heartbeat(void)
 {
 	for (int i = 0; i < 200; i++) {
@@ -359,6 +391,7 @@ static void test_hello_names(void)
 int main(void)
 {
 	test_heartbeat();
+	test_table();
 	test_echo();
 	test_status();
 	test_ack();

@@ -189,6 +189,9 @@ class FakeCore:
             "published": 12,
             "applied": 0,
             "held": 0,
+            "pressure": 0,
+            "pressure_cause": None,
+            "peer_fill": None,
             "key": 0,
         }
 

@@ -287,6 +287,14 @@ def test_without_a_peer() -> None:
     assert any("Unreachable" in line for line in silent)
 
 
+def test_pressure_is_shown() -> None:
+    pressed = INFO["stream"] | {"pressure": 2, "pressure_cause": "events", "held": 262144}
+    assert not any("pressure" in line for line in info_lines(INFO, True))
+    line = info_lines(INFO | {"stream": pressed}, False)[-1]
+    assert line == "Notice: pressure 2 (events), 262144 connections are unprotected"
+    assert len(line) <= WIDTH
+
+
 def test_stats_and_times() -> None:
     assert stats_lines({"b": 1, "drop.auth": 22}) == ["b         1", "drop.auth 22"]
     assert stats_lines({}) == []

@@ -348,6 +348,26 @@ def test_an_unknown_engine_event_is_survived(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
+def test_pressure_warns_when_it_rises_and_tells_when_it_falls(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        for before, level in ((0, 1), (1, 2), (2, 1), (1, 0)):
+            cause = "stream" if level else ""
+            rig.core.say("stream.pressure", level=level, before=before, held=5, text=cause)
+        await rig.logged("stream.relieved")
+        rig.node.drain_engine()
+        said = [e for e in rig.log if e["id"].startswith("stream.")]
+        assert [(e["id"], e["severity"], e["level"]) for e in said] == [
+            ("stream.pressure", "warning", 1),
+            ("stream.pressure", "warning", 2),
+            ("stream.relieved", "info", 1),
+            ("stream.relieved", "info", 0),
+        ]
+        assert said[1]["cause"] == "stream"
+        assert said[1]["held"] == 5
+
+    run(tmp_path, check)
+
+
 def test_the_same_serial_twice(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         rig.core.meet(serial="FW-A")
