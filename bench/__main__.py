@@ -11,7 +11,7 @@ from types import ModuleType
 from bench import report, tools
 from hak2k.lab import PrivilegeError, ensure_privileges, privileged
 
-NAMES = ("flip", "latency", "size", "load", "crash", "flood", "codec", "policy", "recon")
+NAMES = ("flip", "latency", "size", "load", "crash", "flood", "codec", "policy", "recon", "sweep")
 
 
 def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:

@@ -17,6 +17,7 @@ from typing import Any
 
 from hak2k import _core, gate
 from hak2k.lab import topology
+from hak2k.swap import natural_timeouts
 
 LOCAL = [a.split("/")[0] for a in (*topology.LAN_ADDRESSES, *topology.WAN_ADDRESSES)]
 STARTING, PASSIVE, ACTIVE = 0, 1, 2
@@ -136,6 +137,16 @@ class Worker:
             select.select([self.engine.event_fd], [], [], 0.001)
             self.engine.events()
         return {**self.engine.table(), "ns": time.monotonic_ns() - began}
+
+    def sweep(self) -> None:
+        """Begin to give larvae their natural timeouts; `swept` tells the end."""
+        self.engine.events()
+        self.engine.sweep(natural_timeouts())
+
+    def swept(self) -> dict[str, Any] | None:
+        """The end of the sweep, if it has come."""
+        found = [event for event in self.engine.events() if event["type"] == "sweep.done"]
+        return dict(found[0]) if found else None
 
     def state(self) -> dict[str, Any]:
         """All that the other side waits for."""
