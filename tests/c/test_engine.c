@@ -2,8 +2,9 @@
  *
  * So that the threads run under AddressSanitizer, UndefinedBehaviorSanitizer and
  * ThreadSanitizer, where Python would only be in the way: churn on the active
- * side, a full copy under it, the passive restarted, roles swapped back and forth,
- * a hand-over; at the end of each the two kernels hold the same connections.
+ * side, a full copy under it, the passive restarted, differences found and repaired,
+ * keys changed on the way, roles swapped back and forth, a hand-over; at the end of
+ * each the two kernels hold the same connections.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -250,6 +251,65 @@ static void compare(const char *what)
 	t_case[0] = 0;
 }
 
+/* What the other side will not hear of: this kernel alone loses and alters entries. */
+static void spoil(int which, unsigned n)
+{
+	struct hak_ct_form form = { .timeout = 8 * 86400 };
+	struct hak_nl nl;
+
+	enter(which);
+	NEED(hak_nl_open(&nl, HAK_NL_CALL_BUF) == HAK_OK);
+	for (unsigned i = 0; i < n; i++) {
+		uint8_t buf[1024];
+		struct hak_wr w = hak_wr_on(buf, sizeof buf);
+		struct hak_flow f;
+
+		flow(&f, t_below(FLOWS));
+		f.mark = 5000 + i;
+		if (i % 3 == 0)
+			(void)hak_ct_put_delete(&w, i, &f, false);
+		else if (i % 3 == 1)
+			(void)hak_ct_put_update(&w, i, &f, &form);
+		else
+			(void)hak_ct_put_create(&w, i, &f, &form);
+		CHECK(hak_nl_send(&nl, &w) == HAK_OK);
+		hak_nl_drain(&nl);
+	}
+	hak_nl_close(&nl);
+}
+
+static struct hak_table verified(struct hak_engine *asked, uint32_t id, bool repair)
+{
+	struct hak_table t;
+
+	CHECK(hak_engine_verify(asked, id, repair) == HAK_OK);
+	UNTIL((hak_engine_table(asked, &t), t.verified == id));
+	return t;
+}
+
+static uint32_t key_in_use(struct hak_engine *e)
+{
+	struct hak_stream_info s;
+
+	hak_engine_stream(e, &s);
+	return s.key;
+}
+
+/* Both know the new key before the old one goes. */
+static void rekey(struct hak_engine *a, struct hak_engine *b, uint8_t old, uint8_t new)
+{
+	uint8_t psk[2][32];
+	uint32_t before = key_in_use(a);
+
+	memset(psk[0], new, sizeof psk[0]);
+	memset(psk[1], old, sizeof psk[1]);
+	CHECK(hak_engine_set_keys(a, psk, 2) == HAK_OK);
+	CHECK(hak_engine_set_keys(b, psk, 2) == HAK_OK);
+	UNTIL(key_in_use(a) != before && key_in_use(a) == key_in_use(b));
+	CHECK(hak_engine_set_keys(a, psk, 1) == HAK_OK);
+	CHECK(hak_engine_set_keys(b, psk, 1) == HAK_OK);
+}
+
 static void role(struct hak_engine *e, int i, bool active, uint32_t term)
 {
 	struct hak_swap_times t;
@@ -297,6 +357,24 @@ int main(void)
 	UNTIL(synced(b));
 	UNTIL(drained(a, b));
 	compare("restart");
+	drain_events(a);
+	drain_events(b);
+
+	for (uint8_t i = 0; i < 2; i++) {	/* asked by either node, keys and all */
+		struct hak_engine *asked = i % 2 ? a : b;
+		struct hak_table t;
+
+		spoil(1, 300);
+		t = verified(asked, 100 + i, false);
+		CHECK(!t.equal && t.missing && t.extra + t.different);
+		rekey(a, b, 42 + i, 43 + i);
+		churn(0, 1000);
+		t = verified(asked, 200 + i, true);
+		CHECK(t.equal == 1 && t.repaired);
+		UNTIL(synced(b));
+		UNTIL(drained(a, b));
+		compare("differences repaired");
+	}
 	drain_events(a);
 	drain_events(b);
 
