@@ -37,6 +37,8 @@ MAX_REQUEST: Final = 65536
 MAX_CLIENTS: Final = 64
 # A client that does not read its answer is dropped, not waited for.
 WRITE_TIMEOUT_S: Final = 10.0
+# How long one that was refused in the middle of a request may go on sending it.
+LINGER_S: Final = 1.0
 
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 """A command: its arguments to its result, which must be fit for JSON.  A result
@@ -169,7 +171,7 @@ class Server:
         self._clients.add(task)
         try:
             if len(self._clients) > MAX_CLIENTS:
-                await _write(writer, _failure(RefusedError("too many clients")))
+                await _refuse(reader, writer, RefusedError("too many clients"))
             else:
                 await self._serve(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
@@ -185,7 +187,7 @@ class Server:
             try:
                 line = await reader.readline()
             except ValueError:
-                await _write(writer, _failure(UsageError("the request is too long")))
+                await _refuse(reader, writer, UsageError("the request is too long"))
                 return
             if not line:
                 return
@@ -227,6 +229,18 @@ class Server:
             self._on_error(e)
             answer = _failure(InternalError(f"internal error: {e!r}"))
         await _write(writer, answer)
+
+
+async def _refuse(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, why: HakError
+) -> None:
+    """The last answer on a connection.  Closed with data unread, it would break under a
+    client that still writes, who then never reads why."""
+    await _write(writer, _failure(why))
+    writer.write_eof()
+    async with asyncio.timeout(LINGER_S):
+        while await reader.read(MAX_REQUEST):
+            pass
 
 
 async def _closed(reader: asyncio.StreamReader) -> None:

@@ -188,7 +188,9 @@ def raw(path: Path, data: bytes) -> list[dict[str, Any]]:
         (b'{"command": 1}\n', 'no "command"'),
         (b'{"command": "echo", "args": 1}\n', "not an object"),
         (b"\xff\xfe\n", "not JSON"),
-        (b"x" * (MAX_REQUEST + 10) + b"\n", "too long"),
+        pytest.param(b"x" * (MAX_REQUEST + 10) + b"\n", "too long", id="long"),
+        # more than all buffers on the way hold: it is still being written when refused
+        pytest.param(b"x" * (1 << 22), "too long", id="without end"),
     ],
 )
 def test_bad_requests(path: Path, data: bytes, words: str) -> None:

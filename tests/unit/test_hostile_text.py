@@ -38,6 +38,18 @@ anything = st.recursive(
 request_like = st.fixed_dictionaries(
     {}, optional={"command": st.sampled_from(["echo", "none"]) | anything, "args": anything}
 )
+
+
+class Long(bytes):
+    """So many bytes, told in a few."""
+
+    def __new__(cls, size: int) -> Long:
+        return super().__new__(cls, b"x" * size)
+
+    def __repr__(self) -> str:
+        return f"Long({len(self)})"
+
+
 lines = st.one_of(
     st.binary(max_size=300),
     anything.map(lambda value: json.dumps(value).encode()),
@@ -49,6 +61,8 @@ lines = st.one_of(
     st.integers(1, 5000).map(lambda depth: b"[" * depth),
     st.integers(1, 5000).map(lambda depth: b'{"command":' * depth),
     st.integers(1, 6000).map(lambda digits: b'{"command": "echo", "args": ' + b"9" * digits),
+    # about as long as a request may be, and more than any buffer on the way holds
+    st.sampled_from([MAX_REQUEST - 1, MAX_REQUEST, MAX_REQUEST + 1, 16 * MAX_REQUEST]).map(Long),
 )
 
 
