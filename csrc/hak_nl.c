@@ -83,7 +83,12 @@ enum hak_err hak_nl_filter(struct hak_nl *nl, uint32_t portid, const struct hak_
 	unsigned n = 0;
 	bool all = true;
 
-#define ADD(...) code[n++] = (struct sock_filter)__VA_ARGS__
+/* Counted even where it does not fit, which is refused at the end. */
+#define ADD(...) do { \
+		if (n < CODE_MAX) \
+			code[n] = (struct sock_filter)__VA_ARGS__; \
+		n++; \
+	} while (0)
 #define LOAD(size, at) ADD(BPF_STMT(BPF_LD | (size) | BPF_ABS, (uint32_t)(at)))
 /* A: the offset of attribute `type` from offset A on, or inside the one at A; 0: none */
 #define FIND(type, where) do { \
@@ -150,6 +155,8 @@ enum hak_err hak_nl_filter(struct hak_nl *nl, uint32_t portid, const struct hak_
 #undef FIND
 #undef KEEP
 #undef DROP
+	if (n > CODE_MAX)
+		return HAK_ESPACE;
 	prog.len = (unsigned short)n;
 	return setsockopt(nl->fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog) ? HAK_ESYS : HAK_OK;
 }
