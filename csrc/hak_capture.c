@@ -131,12 +131,11 @@ void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
 {
 	if (type != HAK_REC_FLOW_DESTROY && (hak_holding(e) || e->cfg.policy.mark_mask)) {
 		uint64_t hash = hak_flow_hash(f, e->hash_key);
-		bool told;
 
 		if (is_out(e, hash))
 			e->out[hash % HAK_OUT_SLOTS] = 0;
 		if (e->hold)		/* from now on its changes and its end are news */
-			(void)hak_hold_drop(e->hold, f, hash, &told);
+			(void)hak_hold_drop(e->hold, f, hash);
 	}
 	PUT(e, hak_wire_put_flow, type, f);
 	if (e->tx_digest.open)
@@ -555,10 +554,8 @@ static void active_round(struct hak_capture *c)
 	watch_trap(c);
 	c->list_echo |= c->listing >= HAK_LIST_FLOWS;
 	more = hak_read_events(c, 16);
-	if (!more) {
+	if (!more)
 		c->list_echo = c->listing >= HAK_LIST_FLOWS;
-		c->list_late = false;
-	}
 	serve_fetches(c, &fetch_due);
 	held_due = hak_serve_held(c, hak_now());
 	if (held_due < fetch_due)
@@ -584,10 +581,8 @@ static void active_round(struct hak_capture *c)
 	now = hak_now();
 	/* Events come first, but under a load that never ends the tables must become
 	 * equal all the same. */
-	if (c->listing && now >= c->list_next + (more ? BUSY_NS : 0) && hak_room(e)) {
-		c->list_late |= more;
+	if (c->listing && now >= c->list_next + (more ? BUSY_NS : 0) && hak_room(e))
 		hak_list_chunk(c);
-	}
 	hak_say_flush(e);
 
 	now = hak_now();

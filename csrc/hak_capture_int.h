@@ -34,9 +34,8 @@ struct hak_capture {
 	bool scoped;			/* only the marked slots */
 	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
 	unsigned list_buckets;
-	bool list_echo;			/* events from before its end may still come */
+	bool list_echo;			/* of a copy: events from before its end may still come */
 	bool list_disturbed;		/* the hash table was resized under it */
-	bool list_late;			/* a chunk came before all events older than it */
 
 	uint64_t session;		/* which one the round belongs to */
 	uint32_t round;			/* 0: none */

@@ -69,8 +69,7 @@ bool hak_hold_full(struct hak_hold *h)
 	return h->tail - h->head == HAK_HOLD_MAX;
 }
 
-void hak_hold_put(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, uint64_t due,
-		  bool told)
+void hak_hold_put(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, uint64_t due)
 {
 	uint32_t at = find(h, f, hash), place = (uint32_t)(h->tail % HAK_HOLD_MAX);
 
@@ -78,7 +77,7 @@ void hak_hold_put(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, u
 		return;
 	h->ring[place] = (struct hak_young){
 		.hash = hash, .due = due, .zone = f->zone, .l3 = f->l3, .l4proto = f->l4proto,
-		.zone_dir = f->zone_dir, .told = told, .orig = f->orig,
+		.zone_dir = f->zone_dir, .orig = f->orig,
 	};
 	h->index[at] = place + 1;
 	h->tail++;
@@ -90,7 +89,7 @@ bool hak_hold_has(const struct hak_hold *h, const struct hak_flow *f, uint64_t h
 	return h->index[find(h, f, hash)] != 0;
 }
 
-bool hak_hold_drop(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, bool *told)
+bool hak_hold_drop(struct hak_hold *h, const struct hak_flow *f, uint64_t hash)
 {
 	uint32_t at = find(h, f, hash);
 	struct hak_young *y;
@@ -98,7 +97,6 @@ bool hak_hold_drop(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, 
 	if (!h->index[at])
 		return false;
 	y = &h->ring[h->index[at] - 1];
-	*told = y->told;
 	y->dead = true;
 	unindex(h, at);
 	return true;

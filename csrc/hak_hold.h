@@ -22,7 +22,6 @@ struct hak_young {
 	uint16_t zone;
 	uint8_t l3, l4proto, zone_dir;
 	bool dead;			/* struck out */
-	bool told;			/* a listing may have sent it */
 	struct hak_tuple orig;
 };
 
@@ -37,11 +36,10 @@ enum hak_err hak_hold_new(struct hak_hold **out);	/* HAK_ESYS: no memory */
 void hak_hold_free(struct hak_hold *h);			/* takes NULL */
 void hak_hold_clear(struct hak_hold *h);
 /* hash: of the flow's identity, keyed.  Not held yet, and the ring not full: take. */
-void hak_hold_put(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, uint64_t due,
-		  bool told);
+void hak_hold_put(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, uint64_t due);
 bool hak_hold_has(const struct hak_hold *h, const struct hak_flow *f, uint64_t hash);
-/* Strike out.  False: it was not held.  *told as it was put. */
-bool hak_hold_drop(struct hak_hold *h, const struct hak_flow *f, uint64_t hash, bool *told);
+/* Strike out.  False: it was not held. */
+bool hak_hold_drop(struct hak_hold *h, const struct hak_flow *f, uint64_t hash);
 /* The identity of the oldest one if it is due by `now`. */
 bool hak_hold_take(struct hak_hold *h, uint64_t now, struct hak_flow *out);
 /* When the oldest one is due; UINT64_MAX: none is held. */

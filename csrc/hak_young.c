@@ -5,7 +5,10 @@
  * (hak_hold.h), each for the same time.  What ends before that is never sent.  In
  * adaptive mode the others go as soon as the pressure is over.
  *
- * Comparisons leave out, on the active side, what is held; the peer has none of it.
+ * Comparisons leave out, on the active side, what is held; the peer has none of it.  One
+ * that was summed up before its NEW was read costs the comparison another round.
+ *
+ * Nobody begins to wait while a copy is being sent.
  *
  * Not handled: more than the ring holds.  What finds it full is sent at once, as if
  * nobody waited.  With min_duration_s adaptive mode measures and tells, and changes
@@ -78,7 +81,7 @@ uint64_t hak_serve_held(struct hak_capture *c, uint64_t now)
 				continue;
 			if (adapts && pressed && hak_pressure_over(&f))
 				hak_hold_put(e->hold, &f, hak_flow_hash(&f, e->hash_key),
-					     hold_until(e), false);
+					     hold_until(e));
 			else
 				tell(e, &f);
 		}
@@ -97,7 +100,7 @@ bool hak_hold_back(struct hak_capture *c, const struct hak_ctmsg *m)
 	struct hak_engine *e = c->e;
 	const struct hak_flow *f = &m->flow;
 	uint64_t hash = hak_flow_hash(f, e->hash_key);
-	bool told, by_policy = e->cfg.policy.min_ms;
+	bool by_policy = e->cfg.policy.min_ms;
 	struct hak_flow now;
 
 	if (m->what == HAK_CT_UPDATE && hak_wanted(e, f)) {
@@ -109,24 +112,21 @@ bool hak_hold_back(struct hak_capture *c, const struct hak_ctmsg *m)
 		return true;
 	}
 	if (m->what != HAK_CT_NEW) {
-		if (!hak_hold_drop(e->hold, f, hash, &told))
+		if (!hak_hold_drop(e->hold, f, hash))
 			return false;
 		hak_count(&e->stats, HAK_STAT_HOLD_DIED);
-		return !told;
+		return true;
 	}
-	/* A helper's child is not young: it belongs to what is older, and brings it. */
-	if (!hak_wanted(e, f) || f->have & HAK_HAS_MASTER ||
+	/* A helper's child is not young: it belongs to what is older, and brings it.  And
+	 * what a copy may have sent already, the peer need not lose again. */
+	if (!hak_wanted(e, f) || f->have & HAK_HAS_MASTER || c->list_echo ||
 	    !(by_policy || hak_pressure_waits(c->pressure.level, f)))
 		return false;
 	if (hak_hold_full(e->hold)) {
 		hak_count(&e->stats, HAK_STAT_HOLD_FULL);
 		return false;
 	}
-	/* A listing that was faster than the events may have summed it up or sent it: that
-	 * is taken back, on both nodes. */
-	if (c->list_late)
-		hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
-	hak_hold_put(e->hold, f, hash, hold_until(e), c->list_echo && !c->list_late);
+	hak_hold_put(e->hold, f, hash, hold_until(e));
 	return true;
 }
 

@@ -23,20 +23,18 @@ static uint64_t hash(unsigned n)
 static void test_order(struct hak_hold *h)
 {
 	struct hak_flow f, got;
-	bool told;
 
 	for (unsigned i = 0; i < 100; i++) {
 		f = nth(i);
-		hak_hold_put(h, &f, hash(i), 1000 + i, i % 2);
-		hak_hold_put(h, &f, hash(i), 5000, false);	/* twice is once */
+		hak_hold_put(h, &f, hash(i), 1000 + i);
+		hak_hold_put(h, &f, hash(i), 5000);	/* twice is once */
 	}
 	EQUAL(h->live, 100);
 	EQUAL(hak_hold_due(h), 1000);
 	for (unsigned i = 0; i < 100; i += 3) {
 		f = nth(i);
-		CHECK(hak_hold_drop(h, &f, hash(i), &told));
-		EQUAL(told, i % 2);
-		CHECK(!hak_hold_drop(h, &f, hash(i), &told));
+		CHECK(hak_hold_drop(h, &f, hash(i)));
+		CHECK(!hak_hold_drop(h, &f, hash(i)));
 	}
 	for (unsigned i = 0; i < 100; i++) {
 		f = nth(i);
@@ -59,24 +57,23 @@ static void test_order(struct hak_hold *h)
 static void test_full(struct hak_hold *h)
 {
 	struct hak_flow f, got;
-	bool told;
 
 	for (unsigned i = 0; i < HAK_HOLD_MAX; i++) {
 		f = nth(i);
 		CHECK(!hak_hold_full(h));
-		hak_hold_put(h, &f, (uint64_t)i * 2654435761u, i, false);
+		hak_hold_put(h, &f, (uint64_t)i * 2654435761u, i);
 	}
 	CHECK(hak_hold_full(h));
 	f = nth(HAK_HOLD_MAX);
-	hak_hold_put(h, &f, 1, 1, false);
+	hak_hold_put(h, &f, 1, 1);
 	EQUAL(h->live, HAK_HOLD_MAX);
 	CHECK(!hak_hold_has(h, &f, 1));
 	/* one struck out in the middle makes no place, the oldest one does */
 	f = nth(5);
-	CHECK(hak_hold_drop(h, &f, 5ull * 2654435761u, &told));
+	CHECK(hak_hold_drop(h, &f, 5ull * 2654435761u));
 	CHECK(hak_hold_full(h));
 	f = nth(0);
-	CHECK(hak_hold_drop(h, &f, 0, &told));
+	CHECK(hak_hold_drop(h, &f, 0));
 	CHECK(!hak_hold_full(h));
 	for (unsigned n = 0; hak_hold_take(h, UINT64_MAX, &got); n++)
 		CHECK(n < HAK_HOLD_MAX);
