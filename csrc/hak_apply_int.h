@@ -94,6 +94,8 @@ struct hak_apply {
 	uint64_t mark_ns;		/* when the larval timeout in use was chosen */
 	uint32_t expect_larval;		/* the same for expectations, seconds */
 	uint64_t copied;
+	bool purging;			/* the next sums are to purge what it left */
+	uint64_t purge[HAK_DIGEST_MAP];	/* in these slots */
 
 	/* the pass */
 	enum hak_pass pass;
@@ -101,7 +103,7 @@ struct hak_apply {
 	uint64_t pass_began, pass_next, pass_done;
 	unsigned pass_buckets;
 	bool pass_disturbed;		/* the hash table was resized under it */
-	uint32_t longest;		/* survey: largest timeout seen, seconds */
+	uint32_t longest;		/* of a survey, or of the sums: seconds */
 	uint32_t natural[256][16];
 
 	/* larvae of GRE, after a swap */

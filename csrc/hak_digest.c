@@ -245,6 +245,12 @@ uint64_t hak_digest_marks(const struct hak_digest *d)
 	return n;
 }
 
+void hak_digest_keep_marks(const struct hak_digest *d, uint64_t *map)
+{
+	for (uint32_t i = 0; i < words(d); i++)
+		map[i] = d->marked[i];
+}
+
 uint64_t hak_digest_dirty(const struct hak_digest *d)
 {
 	uint64_t n = 0;

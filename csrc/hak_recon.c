@@ -11,6 +11,8 @@
  *            |            a copy of the marked slots, or of all
  *            +--> ASKED --> RUNNING --> PURGE --> compare again
  *
+ * Of marked slots, SURVEY and PURGE list nothing: the sums before and after do both.
+ *
  * One mechanism serves the first meeting, a rejoin, lost events, a gap in the stream,
  * the continuous scrub and `verify`.  What begins it is only remembered in `joining`
  * (the node is not ready before the end) and `verify_id`.
@@ -61,6 +63,7 @@ static void begin_anew(struct hak_apply *a)
 	if (!a->round)
 		a->round = HAK_ROUND_STEPS;
 	a->residue = false;
+	a->purging = false;
 	want_round(a);
 }
 

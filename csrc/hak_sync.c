@@ -2,11 +2,12 @@
  *
  * A copy on the passive side, of the whole table or of the slots that a comparison
  * (hak_recon.c) found unequal.  No list of what the copy touched is kept: the kernel's
- * own timeouts tell.  Before asking, a SURVEY finds the longest timeout in the table;
- * then a larval timeout that ends later than all of these is chosen for everything
+ * own timeouts tell.  Before asking, a SURVEY finds the longest timeout in the table
+ * (the sums of a comparison do so on their way); then a larval timeout that ends later than all of these is chosen for everything
  * written from now on.  After SYNC_END, whatever was to be copied and ends earlier was
  * touched neither by the copy nor by the stream since: the active does not have it,
- * and the PURGE removes it.  Timeouts are in seconds, so a margin of some seconds
+ * and the PURGE removes it; after a copy of some slots, the pass that sums the table up
+ * for the second proof does so on its way.  Timeouts are in seconds, so a margin of some seconds
  * keeps the two apart.  Expectations have a larval timeout of their own, and the same.
  *
  * GRE's larvae bear FIXED_TIMEOUT, which nothing renews: they are replaced (hak_gre.c).
@@ -84,8 +85,19 @@ bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass)
 	a->pass_done = 0;
 	a->pass_buckets = buckets;
 	a->pass_disturbed = false;
-	a->longest = 0;
+	if (pass == HAK_PASS_DIGEST || pass == HAK_PASS_SURVEY)
+		a->longest = 0;
 	return true;
+}
+
+/* What a pass has to say so far. */
+static void send_out(struct hak_apply *a, struct hak_wr *w)
+{
+	if (hak_wr_len(w)) {
+		(void)hak_nl_send(&a->e->apply_nl, w);
+		hak_nl_drain(&a->e->apply_nl);	/* entries that went meanwhile */
+	}
+	*w = hak_wr_on(a->out, sizeof a->out);
 }
 
 /* Is this entry older than the copy?  Its timeout counts down from the moment it
@@ -99,25 +111,28 @@ static bool stale(const struct hak_apply *a, uint32_t timeout, uint32_t larval)
 
 static bool in_copy(const struct hak_apply *a, uint32_t slot)
 {
-	return !a->scoped || hak_bit(a->e->rx_digest.marked, slot);
+	return !a->scoped || hak_bit(a->purging ? a->purge : a->e->rx_digest.marked, slot);
 }
 
-static void purge(struct hak_apply *a, const struct hak_flow *f)
+/* True: it is gone. */
+static bool purge(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *f)
 {
 	uint32_t larval = atomic_load(&a->e->larval_timeout);
 	struct hak_ctmsg now;
 
 	if (!stale(a, f->timeout, larval) || !in_copy(a, hak_digest_slot(&a->e->rx_digest, f)))
-		return;
+		return false;
+	send_out(a, w);
 	/* The listing is a moment old; this thread alone writes, so a second look
 	 * just before the deletion is final. */
-	if (hak_apply_get(a, f, &now) || !stale(a, now.flow.timeout, larval))
-		return;
-	if (hak_apply_delete(a, &now.flow))
-		return;
+	if (hak_apply_get(a, f, &now))
+		return true;
+	if (!stale(a, now.flow.timeout, larval) || hak_apply_delete(a, &now.flow))
+		return false;
 	a->pass_done++;
 	if (a->scoped)
 		hak_recon_found(a, &a->found.extra, "extra", &now.flow);
+	return true;
 }
 
 static bool our_expect(struct hak_apply *a, const struct hak_expect *x)
@@ -158,21 +173,15 @@ static bool is_larva(const struct hak_flow *f, uint32_t larval)
 	return f->timeout + RENEW_S >= larval;
 }
 
-/* What a pass has to say so far. */
-static void send_out(struct hak_apply *a, struct hak_wr *w)
-{
-	if (hak_wr_len(w)) {
-		(void)hak_nl_send(&a->e->apply_nl, w);
-		hak_nl_drain(&a->e->apply_nl);	/* entries that went meanwhile */
-	}
-	*w = hak_wr_on(a->out, sizeof a->out);
-}
-
 static void sum_up(struct hak_apply *a, struct hak_wr *w, struct hak_flow *f)
 {
 	struct hak_engine *e = a->e;
 	uint32_t larval = atomic_load(&e->larval_timeout);
 
+	if (a->purging && purge(a, w, f))
+		return;
+	if (f->timeout > a->longest)
+		a->longest = f->timeout;
 	hak_recon_sum(a, f);
 	if (hak_gre_fixed(f)) {
 		send_out(a, w);
@@ -283,7 +292,7 @@ static bool pass_chunk(struct hak_apply *a)
 			a->pass_done += hak_bit(e->rx_digest.marked,
 						hak_digest_slot(&e->rx_digest, &f));
 		else if (a->pass == HAK_PASS_PURGE)
-			purge(a, &f);
+			(void)purge(a, &w, &f);
 		else if (a->pass == HAK_PASS_SWEEP)
 			sweep(a, &w, &f);
 		else if (a->pass == HAK_PASS_REAP && hak_gre_fixed(&f))
@@ -296,12 +305,23 @@ static bool pass_chunk(struct hak_apply *a)
 
 /* ---- the copy -------------------------------------------------------- */
 
+static void surveyed(struct hak_apply *a);
+
 void hak_copy_begin(struct hak_apply *a, bool scoped)
 {
+	uint32_t larval = atomic_load(&a->e->larval_timeout);
+
 	a->scoped = scoped;
+	a->purging = false;
 	a->copied = 0;
 	hak_apply_phase(a, HAK_PHASE_SURVEY);
-	if (!hak_pass_begin(a, HAK_PASS_SURVEY))
+	if (scoped) {
+		/* The sums have seen all of the table, and what was written since bears
+		 * the larval timeout in use. */
+		if (a->longest < larval)
+			a->longest = larval;
+		surveyed(a);
+	} else if (!hak_pass_begin(a, HAK_PASS_SURVEY))
 		hak_recon_off(a);
 }
 
@@ -357,7 +377,12 @@ void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries)
 	if (a->phase != HAK_PHASE_RUNNING || generation != a->generation)
 		return;
 	hak_apply_phase(a, HAK_PHASE_PURGE);
-	if (!hak_pass_begin(a, a->repair ? HAK_PASS_PURGE : HAK_PASS_COUNT)) {
+	/* The second proof lists the table anyway, and can remove what it finds. */
+	a->purging = a->repair && a->scoped && !a->residue && (a->round + 1) % HAK_ROUND_STEPS;
+	if (a->purging)
+		hak_digest_keep_marks(&a->e->rx_digest, a->purge);
+	if (!hak_pass_begin(a, a->purging ? HAK_PASS_PURGE_EXPECTS :
+				a->repair ? HAK_PASS_PURGE : HAK_PASS_COUNT)) {
 		hak_recon_off(a);
 		atomic_store(&a->e->sync_needed, true);
 	}
@@ -387,6 +412,8 @@ static void pass_complete(struct hak_apply *a)
 	}
 	switch (pass) {
 	case HAK_PASS_DIGEST:
+		hak_count_n(&e->stats, HAK_STAT_SYNC_REMOVED, done);
+		a->purging = false;
 		if (!hak_pass_begin(a, HAK_PASS_DIGEST_EXPECTS))
 			hak_recon_off(a);
 		break;

@@ -4,6 +4,7 @@ told, and repaired; equal tables are proved equal, whatever is in them."""
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
 import pytest
@@ -89,6 +90,39 @@ def test_under_traffic_nothing_differs(lab: Lab) -> None:
             assert found["equal"] is True
             assert counts(found) == (0, 0, 0, 0), two.report()
         assert traffic.lost() == {}
+
+
+def test_repairs_under_churn_neither_kill_nor_resurrect(two: Pair) -> None:
+    """Connections begin and end all the time in the slots that are being repaired; what
+    the stream said is in the table afterwards, without a further repair."""
+    some = fill(two, 1500)
+    quiet, restless = some[:300], some[300:]
+    extra = entries(1700)[1500:]
+    stop = threading.Event()
+
+    def churn() -> None:
+        turn = 0
+        while not stop.is_set():
+            part = restless[turn % 12 * 100 : turn % 12 * 100 + 100]
+            (two.lab.fw1.ct.create if turn // 12 % 2 else two.lab.fw1.ct.delete)(*part)
+            turn += 1
+
+    busy = threading.Thread(target=churn)
+    busy.start()
+    try:
+        for turn in range(2):
+            two.lab.fw2.ct.delete(*quiet[turn * 50 : turn * 50 + 50])
+            two.lab.fw2.ct.create(*extra[turn * 50 : turn * 50 + 50])
+            found = verify(two.b)
+            assert found["equal"] is True
+            assert found["missing"] >= 50, found
+            assert found["extra"] >= 50, found
+    finally:
+        stop.set()
+        busy.join()
+    two.fence()
+    equal(two)
+    assert two.b.stats["apply.failed"] == 0
 
 
 def test_the_scrub_finds_and_repairs_by_itself(lab: Lab) -> None:
