@@ -125,6 +125,46 @@ def _verify(args: _Arguments) -> int:
     return _show(args, result, lambda: verify_lines(result))
 
 
+def _freeze(args: _Arguments) -> int:
+    """With a command: frozen while it runs, whatever becomes of it.  A ruleset must be
+    loaded even if there is no daemon that could be told."""
+    import subprocess
+
+    command: list[str] = args.program
+    try:
+        with _client(args) as client:
+            result = client.call("freeze", **{"for": args.seconds})
+    except UnreachableError as e:
+        if not command:
+            raise
+        print(f"hak2kctl: {e}; running {command[0]} all the same", file=sys.stderr)
+        result = None
+    if not command:
+        lines = lambda: [f"frozen for {result['seconds']:g} s; hak2kctl resume ends it"]  # noqa: E731
+        return _show(args, result, lines)
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except OSError as e:
+        print(f"hak2kctl: {command[0]}: {e.strerror}", file=sys.stderr)
+        code = 127
+    finally:
+        if result is not None:
+            try:
+                with _client(args) as client:
+                    client.call("resume")
+            except HakError as e:
+                print(f"hak2kctl: {e}; the freeze ends by itself", file=sys.stderr)
+    # As a shell tells of a signal.
+    return code if code >= 0 else 128 - code
+
+
+def _resume(args: _Arguments) -> int:
+    with _client(args) as client:
+        result = client.call("resume")
+    said = "no longer frozen" if result["was_frozen"] else "was not frozen"
+    return _show(args, result, lambda: [said])
+
+
 def _plain(args: _Arguments) -> int:
     """Commands whose answer has no layout of its own yet."""
     known = ("command", "socket", "json", "run")
@@ -220,10 +260,18 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "freeze",
         None,
         "pause balancing while a ruleset is reloaded",
-        _plain,
-        (_arg("--for", type=_seconds, dest="seconds", metavar="S"),),
+        _freeze,
+        (
+            _arg("--for", type=_seconds, dest="seconds", metavar="S", help="at most so long"),
+            _arg(
+                "program",
+                nargs="*",
+                metavar="PROGRAM",
+                help="after --: run it, and end the freeze when it ends",
+            ),
+        ),
     ),
-    Command("resume", None, "end a freeze", _plain),
+    Command("resume", None, "end a freeze", _resume),
     Command(
         "verify",
         None,

@@ -428,6 +428,7 @@ def _read_swap(t: _Table) -> SwapConfig:
     return SwapConfig(
         garp_count=t.number("garp_count", 1, 50, "", 3, int),
         garp_interval_s=float(t.number("garp_interval_s", 0, 3600, "seconds", 0, float)),
+        freeze_max_s=float(t.number("freeze_max_s", 1, 3600, "seconds", 30, float)),
     )
 
 

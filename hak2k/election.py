@@ -57,6 +57,8 @@ hold_down       between two voluntary switches, and how long a mere preference
                 (priority) must last before it causes one
 retry_wait      after a failed hand-over or promotion
 stop_wait       how long a stopping active waits for a peer that is synchronising
+frozen_until    given with each freeze: while a ruleset is being reloaded on either
+                node, quality and priority decide nothing between two live nodes
 
 Not handled here: a witness.  If every HA link is lost at once and both nodes live,
 both become active; E9 is for a later version.  The forced state is not kept over
@@ -77,6 +79,7 @@ from hak2k.model import (
     Event,
     Force,
     Forced,
+    Freeze,
     HandoverDone,
     HandoverReceived,
     Log,
@@ -171,6 +174,12 @@ def _live(s: State) -> Peer | None:
     return s.peer if s.peer is not None and s.peer.alive else None
 
 
+def frozen(s: State) -> bool:
+    """Either node asked that preferences wait.  Death, commands and conflicts do not."""
+    p = _live(s)
+    return s.frozen_until is not None or (p is not None and p.table is TableState.FROZEN)
+
+
 def _live_mode(s: State) -> Mode | None:
     p = _live(s)
     return p.mode if p is not None else None
@@ -229,6 +238,8 @@ def _absorb(c: ElectionConfig, s: State, event: Event, now: float) -> State:
             s = replace(s, quality=quality)
         case PriorityChanged(priority):
             s = replace(s, priority=priority)
+        case Freeze(until):
+            s = replace(s, frozen_until=until)
         case Stop():
             s = replace(s, stopping=now if s.stopping is None else s.stopping)
         case PromoteFailed():
@@ -258,6 +269,8 @@ def _watch(s: State, now: float) -> State:
         better_since=watch(s.better_since, better and p is not None and p.ready),
         # A fault heals by time: the next promotion tries again.
         fault_until=s.fault_until if now < s.fault_until else 0.0,
+        # So does a freeze that nobody lifted: its author may have died.
+        frozen_until=None if s.frozen_until is None or now >= s.frozen_until else s.frozen_until,
     )
 
 
@@ -433,6 +446,8 @@ def _peer_better(c: ElectionConfig, s: State, now: float) -> str | None:
     _, why = preference(s, p)
     # An operator's command is obeyed at once.
     if not why.startswith("forced"):
+        if frozen(s):
+            return None
         if s.last_switch is not None and now - s.last_switch < c.hold_down:
             return None
         # A failing link should be left quickly; a preference can wait, for it
@@ -624,7 +639,7 @@ def step(c: ElectionConfig, s: State, event: Event, now: float) -> _Result:
 
     now: monotonic seconds, never less than in an earlier call.
     """
-    before, said, tie = s.role, status(s), _forced_tie(s)
+    before, said, tie, was = s.role, status(s), _forced_tie(s), s.frozen_until
     commands: list[Command] = []
     s = _absorb(c, s, event, now)
     if _forced_tie(s) and not tie:
@@ -641,6 +656,9 @@ def step(c: ElectionConfig, s: State, event: Event, now: float) -> _Result:
                 break
         else:
             break
+    if was is not None and s.frozen_until is None:
+        how = "lifted" if isinstance(event, Freeze) else "its time is over"
+        commands.append(Log("freeze.end", f"preferences count again: {how}"))
     # The peer must hear of a new role after the role is real, of the loss of one
     # too: so the status goes last, except before a hand-over, which blocks.
     changed = status(s) != said or s.role is not before
@@ -661,6 +679,7 @@ def deadline(c: ElectionConfig, s: State, now: float) -> float | None:
         s.since + c.handover_wait if s.accepted else None,
         s.fault_until,
         s.retry_at,
+        s.frozen_until,
     ]
     times += [
         start + wait if start is not None else None
@@ -724,6 +743,8 @@ def settled(s: State) -> bool:
     p = _live(s)
     if p is None:
         return s.role is Role.ACTIVE or s.alone or s.role is Role.STOPPED
+    if frozen(s):
+        return (s.role is Role.ACTIVE) is not (p.mode is Mode.ACTIVE)
     if s.role is Role.ACTIVE:
         return p.mode is not Mode.ACTIVE and not (p.ready and preference(s, p)[0] < 0)
     return p.mode is Mode.ACTIVE and not (s.synced and preference(s, p)[0] > 0)

@@ -95,6 +95,8 @@ CATALOG: Final[dict[str, Entry]] = {
         "both nodes are forced alike, so it decides nothing",
         "lift one of them: hareset",
     ),
+    "freeze.set": Entry("info", "quality and priority decide nothing for a while", ""),
+    "freeze.end": Entry("info", "quality and priority count again", ""),
     "role.active": Entry("info", "this node is active", ""),
     "role.passive": Entry("info", "this node is passive", ""),
     "role.refused": Entry(

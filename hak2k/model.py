@@ -33,7 +33,8 @@ class Forced(IntEnum):
 
 
 class TableState(IntEnum):
-    """How complete a node's table is, as heartbeats say."""
+    """How complete a node's table is, as heartbeats say.  FROZEN: complete, and
+    preferences wait."""
 
     STARTING = 0
     SYNCING = 1
@@ -82,7 +83,8 @@ class Peer:
 
     @property
     def ready(self) -> bool:
-        return self.mode is Mode.PASSIVE and self.table is TableState.READY
+        complete = self.table in (TableState.READY, TableState.FROZEN)
+        return self.mode is Mode.PASSIVE and complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class State:
     last_switch: float | None = None
     retry_at: float = 0.0  # no hand-over before
     fault_until: float = 0.0  # no promotion before
+    frozen_until: float | None = None  # preferences wait until then
 
     @property
     def mode(self) -> Mode:
@@ -126,10 +129,10 @@ class State:
 
     @property
     def table(self) -> TableState:
-        if self.mode is Mode.ACTIVE:
-            return TableState.RUNNING
-        if self.synced:
-            return TableState.READY
+        if self.mode is Mode.ACTIVE or self.synced:
+            if self.frozen_until is not None:
+                return TableState.FROZEN
+            return TableState.RUNNING if self.mode is Mode.ACTIVE else TableState.READY
         return TableState.STARTING if self.role is Role.STARTING else TableState.SYNCING
 
 
@@ -217,6 +220,13 @@ class PriorityChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Freeze:
+    """No swap for a mere preference until then; None: no longer."""
+
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class PromoteFailed:
     """The Promote command could not be carried out; the gate is closed."""
 
@@ -240,6 +250,7 @@ Event = (
     | Force
     | QualityChanged
     | PriorityChanged
+    | Freeze
     | PromoteFailed
     | Stop
 )

@@ -646,6 +646,30 @@ class Node:
                 f'"{word}" stays set, `hareset` lifts it; see `hak2kctl events`'
             )
 
+    def freeze(self, seconds: float | None) -> float:
+        """Let preferences wait, for as long as the configuration allows if None; the
+        seconds.  Raises RefusedError."""
+        most = self.config.swap.freeze_max_s
+        seconds = most if seconds is None else seconds
+        if not 0 < seconds <= most:
+            where = self.config.where("swap", "freeze_max_s")
+            raise RefusedError(f"{seconds:g} s is not above 0 and at most {most:g} s; see {where}")
+        text = f"quality and priority decide nothing for {seconds:g} s"
+        self.log.emit("freeze.set", text, seconds=seconds)
+        self.feed(model.Freeze(self._clock() + seconds))
+        return seconds
+
+    def resume(self) -> bool:
+        """End a freeze; whether there was one."""
+        frozen = self.state.frozen_until is not None
+        self.feed(model.Freeze(None))
+        return frozen
+
+    def frozen_until(self) -> float | None:
+        """Unix time."""
+        end = self.state.frozen_until
+        return None if end is None else self._wall() + max(0.0, end - self._clock())
+
     def _obeyed(self, forced: Forced) -> bool:
         s = self.state
         if self.busy:

@@ -30,8 +30,6 @@ UNAVAILABLE: Final = (
     "sync",
     "diff",
     "synctest",
-    "freeze",
-    "resume",
     "why",
 )
 
@@ -56,6 +54,8 @@ class Service:
             "events": self.events,
             "reload": self.reload,
             "verify": self.verify,
+            "freeze": self.freeze,
+            "resume": self.resume,
         }
         for name in UNAVAILABLE:
             table[name] = self._unavailable(name)
@@ -153,6 +153,7 @@ class Service:
             "supervisor": s.mode is Mode.ACTIVE,
             "alive": True,
             "term": s.term,
+            "frozen_until": self._frozen_until(),
         }
 
     def _peer(self, info: PeerInfo) -> dict[str, Any]:
@@ -202,7 +203,7 @@ class Service:
 
         def holds() -> bool:
             s = self.node.state
-            good = s.table in (TableState.READY, TableState.RUNNING)
+            good = s.table in (TableState.READY, TableState.RUNNING, TableState.FROZEN)
             # Between the decision and its end a hand-over is neither.
             fits = mode is None or _mode(s.mode) == mode
             return fits and (good or not ready) and not self.node.busy
@@ -237,6 +238,19 @@ class Service:
             "as_of": table.as_of,
             "entries": table.entries,
         }
+
+    async def freeze(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Preferences wait while a ruleset is being reloaded."""
+        seconds = None if args.get("for") is None else _number(args, "for", 0.0)
+        seconds = self.node.freeze(seconds)
+        return {"frozen": True, "seconds": seconds, "until": self._frozen_until()}
+
+    async def resume(self, args: dict[str, Any]) -> dict[str, Any]:
+        return {"frozen": False, "was_frozen": self.node.resume()}
+
+    def _frozen_until(self) -> str | None:
+        end = self.node.frozen_until()
+        return None if end is None else rfc3339(end)
 
     async def reload(self, args: dict[str, Any]) -> dict[str, Any]:
         await self.node.idle()

@@ -125,6 +125,8 @@ class SwapConfig:
     """Seconds between further announcements while active; 0: none."""
     bounce_interfaces: bool = False
     """Not available in this version."""
+    freeze_max_s: float = 30.0
+    """The longest time, and the usual one, that `freeze` may make preferences wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ RELOADABLE: Final = frozenset(
         "cluster.psk_file",
         "interface[*].weight",
         "log.level",
+        "swap.freeze_max_s",
         "swap.garp_count",
         "swap.garp_interval_s",
     }

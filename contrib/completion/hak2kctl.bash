@@ -36,7 +36,7 @@ _hak2k() {
         active|reset) words+=' --timeout' ;;
         passive) words+=' --timeout --force' ;;
         diff) mapfile -t COMPREPLY < <(compgen -f -W "$words" -- "$cur"); return ;;
-        freeze) words+=' --for' ;;
+        freeze) words+=' --for --' ;;
         verify) words+=' --no-repair' ;;
         events) words+=' --follow' ;;
         wait) words+=' --mode --ready --timeout' ;;

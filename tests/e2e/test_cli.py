@@ -265,7 +265,7 @@ def test_alias_is_the_command(duo: Duo, alias: str) -> None:
     assert run(duo, "hareset", socket=path).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["freeze", "resume", "verify"])
+@pytest.mark.parametrize("command", ["resume", "verify"])
 def test_commands_without_an_alias(duo: Duo, command: str) -> None:
     done = run(duo, "hak2kctl", command)
     assert done.returncode in (0, 1)

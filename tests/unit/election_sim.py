@@ -19,6 +19,7 @@ from hak2k.model import (
     Event,
     Force,
     Forced,
+    Freeze,
     HandoverDone,
     HandoverReceived,
     Peer,
@@ -286,7 +287,7 @@ class World:
         """One random fault, or its end."""
         rng = self.rng
         node = rng.choice([self.a, self.b])
-        match rng.randrange(9):
+        match rng.randrange(10):
             case 0:
                 node.kill()
             case 1 | 2:
@@ -305,6 +306,9 @@ class World:
                     node.feed(Stop())
             case 8:
                 node.force(rng.choice(list(Forced)), rng.random() < 0.2)
+            case 9:
+                if node.running:
+                    node.feed(Freeze(rng.choice([None, self.now + 0.5, self.now + 5])))
 
     def heal(self, *, reset: bool = True) -> None:
         self.cut, self.loss = set(), 0.0
@@ -317,5 +321,6 @@ class World:
             node.promote_fails = 0.0
             node.feed(QualityChanged(node.quality))  # it may have missed a change
             # Stop and force are orders, not faults; an operator takes them back.
+            node.feed(Freeze(None))
             if reset:
                 node.feed(Force(Forced.NO))

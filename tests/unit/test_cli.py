@@ -94,9 +94,11 @@ class Daemon:
             "stats": {"tx.records": 7, "drop.auth": 1},
             "wait": {"mode": "passive"},
             "reload": {"changed": []},
+            "freeze": {"frozen": True, "seconds": 5.0, "until": "2026-01-31T12:00:00.000Z"},
+            "resume": {"frozen": False, "was_frozen": True},
             "events": EVENTS,
         }
-        refused = ("passive", "sync", "diff", "synctest", "freeze", "resume", "verify", "why")
+        refused = ("passive", "sync", "diff", "synctest", "verify", "why")
 
         def handler(name: str) -> Handler:
             async def run(args: dict[str, Any]) -> Any:
@@ -196,10 +198,24 @@ def test_arguments_reach_the_daemon(daemon: Daemon) -> None:
     asked = dict(daemon.asked)
     assert asked["active"] == {"timeout": 3.0, "force": False}
     assert asked["passive"] == {"timeout": 10.0, "force": True}
-    assert asked["freeze"] == {"seconds": 5.0}
+    assert asked["freeze"] == {"for": 5.0}
     assert asked["verify"] == {"no_repair": True, "timeout": 120.0}
     assert asked["diff"] == {"path": "etc/x"}
     assert asked["why"] == {"number": 2}
+
+
+def test_a_program_runs_frozen(daemon: Daemon, tmp_path: Path) -> None:
+    asked = lambda: [name for name, _ in daemon.asked]  # noqa: E731
+    assert cli.hak2kctl_main(["freeze", "--for", "5", "--", "sh", "-c", "exit 7"]) == 7
+    assert asked() == ["freeze", "resume"]
+    assert cli.hak2kctl_main(["freeze", "touch", str(tmp_path / "made")]) == 0
+    assert (tmp_path / "made").exists()
+    assert cli.hak2kctl_main(["freeze", "--", "/nonexistent"]) == 127
+    assert asked() == ["freeze", "resume"] * 3
+    # A ruleset is loaded whether there is a daemon or not.
+    nobody = ["--socket", str(tmp_path / "nobody"), "freeze"]
+    assert cli.hak2kctl_main([*nobody, "--", "sh", "-c", "exit 3"]) == 3
+    assert cli.hak2kctl_main(nobody) == 3  # not reachable
 
 
 def test_wait_waits_for_the_daemon(tmp_path: Path) -> None:

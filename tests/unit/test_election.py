@@ -270,6 +270,34 @@ def test_a_preference_must_last() -> None:
     assert run(state, (1.1, m.Tick()))[0].role is Role.HANDING_OVER
 
 
+def test_frozen_preferences_wait_and_nothing_else_does() -> None:
+    mine, _ = run(ACTIVE, (0, m.Freeze(NOW + 30)))
+    theirs, _ = run(ACTIVE, (0, peer(ACTIVE, table=TableState.FROZEN)))
+    for state in (mine, theirs):
+        worse, _ = run(state, (0.1, m.QualityChanged(10)), (5, m.Tick()))
+        assert worse.role is Role.ACTIVE
+        assert settled(worse)
+        assert run(state, (0.1, m.Force(Forced.PASSIVE)))[0].role is Role.HANDING_OVER
+        assert run(state, (0.1, m.Stop()))[0].role is Role.HANDING_OVER
+    assert mine.table is TableState.FROZEN
+    worse, _ = run(mine, (0.1, m.QualityChanged(10)), (29.9, m.Tick()))
+    assert worse.role is Role.ACTIVE
+    assert deadline(C, worse, NOW + 29.9) == pytest.approx(NOW + 30)
+    over, commands = run(worse, (30, m.Tick()))
+    assert over.role is Role.HANDING_OVER
+    assert m.Log("freeze.end", "preferences count again: its time is over") in commands
+    lifted, commands = run(worse, (1, m.Freeze(None)), (2.5, m.Tick()))
+    assert lifted.role is Role.HANDING_OVER
+    assert m.Log("freeze.end", "preferences count again: lifted") in commands
+    # A standby that is frozen takes over from a dead one all the same.
+    standby, _ = run(PASSIVE, (0, m.Freeze(NOW + 30)))
+    assert standby.table is TableState.FROZEN
+    assert run(standby, (1, m.PeerDead()))[0].role is Role.ACTIVE
+    # One whose table is not complete says that, which matters more.
+    empty, _ = run(replace(PASSIVE, synced=False), (0, m.Freeze(NOW + 30)))
+    assert empty.table is TableState.SYNCING
+
+
 def test_hold_down_after_a_switch_but_not_for_a_command() -> None:
     state = replace(ACTIVE, last_switch=NOW - 0.5)
     kept, _ = run(state, (0, m.QualityChanged(10)))
