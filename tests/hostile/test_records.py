@@ -312,6 +312,36 @@ def test_order_is_the_sequence_not_the_arrival(bench: Bench) -> None:
     assert [e.orig.sport for e in bench.side.node.conntrack().values()] == [10003]
 
 
+@pytest.mark.parametrize("turn", range(5))
+def test_any_order_and_any_number_of_times(bench: Bench, rng: random.Random, turn: int) -> None:
+    """Of marks that only grow none is ever seen to shrink, and the last one stays."""
+    steps, flows = 60, 4
+    parts = [udp(FLOW_NEW, n, bytes([0x71, 1])) for n in range(flows)]
+    parts += [
+        udp(FLOW_UPDATE, n, bytes([0x71, mark])) for mark in range(2, steps) for n in range(flows)
+    ]
+    sealed = [bench.peer.seal(DATA, part) for part in parts]
+    sent = sealed + rng.choices(sealed, k=len(sealed))
+    rng.shuffle(sent)
+    seen = dict.fromkeys(range(10000, 10000 + flows), 0)
+
+    def look() -> bool:
+        for entry in bench.side.node.conntrack().values():
+            assert entry.mark >= seen[entry.orig.sport]
+            seen[entry.orig.sport] = entry.mark
+        return set(seen.values()) == {steps - 1}
+
+    before = bench.drops()
+    for n, datagram in enumerate(sent):
+        bench.peer.raw(datagram, n % 2)
+        if n % 20 == 0:
+            look()
+    until(look, 3, "the last marks", detail=lambda: seen)
+    bench.usable()
+    assert bench.drops() - before == {"drop.duplicate": len(sealed)}
+    assert look()
+
+
 def test_what_is_missing_is_asked_for_exactly(bench: Bench) -> None:
     assert bench.peer.session is not None
     first = bench.peer.session.sent[DATA]
