@@ -165,6 +165,12 @@ def _resume(args: _Arguments) -> int:
     return _show(args, result, lambda: [said])
 
 
+def _why(args: _Arguments) -> int:
+    with _client(args) as client:
+        result = client.call("why", number=args.number)
+    return _show(args, result, lambda: result["text"])
+
+
 def _plain(args: _Arguments) -> int:
     """Commands whose answer has no layout of its own yet."""
     known = ("command", "socket", "json", "run")
@@ -294,7 +300,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "why",
         "hawhy",
         "explain the N-th last role change",
-        _plain,
+        _why,
         (_arg("number", nargs="?", type=int, metavar="N"),),
     ),
     Command(

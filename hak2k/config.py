@@ -432,8 +432,11 @@ def _read_swap(t: _Table) -> SwapConfig:
     )
 
 
-def _read_log(t: _Table) -> LogConfig:
-    return LogConfig(t.word("level", ("debug", "info", "warning", "error"), "info"))
+def _read_log(t: _Table, base: Path, socket: Path) -> LogConfig:
+    level = t.word("level", ("debug", "info", "warning", "error"), "info")
+    beside = f"{socket}.flight"
+    path = t.text("recorder", re.compile(r"[^\0]*"), "a path", beside)
+    return LogConfig(level, base / path if path else None)
 
 
 def _unique(report: _Report, where: str, key: str, values: list[str]) -> None:
@@ -550,17 +553,18 @@ def parse_config(text: str, path: Path) -> Config:
         t.done()
         return out
 
+    control = read_one("control", lambda t: _read_control(t, base))
     config = Config(
         path=path,
         node=read_one("node", _read_node),
         cluster=read_one("cluster", lambda t: _read_cluster(t, base)),
-        control=read_one("control", lambda t: _read_control(t, base)),
+        control=control,
         stream=read_one("stream", _read_stream),
         link=read_all("link", _read_link, 2),
         interface=read_all("interface", _read_interface, 64),
         liveness=read_one("liveness", _read_liveness),
         swap=read_one("swap", _read_swap),
-        log=read_one("log", _read_log),
+        log=read_one("log", lambda t: _read_log(t, base, control.socket)),
         lines=report.lines,
     )
     top.done()

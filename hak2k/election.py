@@ -634,10 +634,17 @@ def _forced_tie(s: State) -> bool:
     return p is not None and s.forced is p.forced is not Forced.NO
 
 
-def step(c: ElectionConfig, s: State, event: Event, now: float) -> _Result:
+def step(
+    c: ElectionConfig,
+    s: State,
+    event: Event,
+    now: float,
+    fired: list[tuple[Row, str]] | None = None,
+) -> _Result:
     """The state after an event, and what to do, in order.  Raises nothing.
 
     now: monotonic seconds, never less than in an earlier call.
+    fired: gets the rows that fired, each with its reason.
     """
     before, said, tie, was = s.role, status(s), _forced_tie(s), s.frozen_until
     commands: list[Command] = []
@@ -653,6 +660,8 @@ def step(c: ElectionConfig, s: State, event: Event, now: float) -> _Result:
                 s, more = row.action(c, s, now, why)
                 assert s.role is row.to, row.id
                 commands += more
+                if fired is not None:
+                    fired.append((row, why))
                 break
         else:
             break

@@ -95,6 +95,11 @@ CATALOG: Final[dict[str, Entry]] = {
         "both nodes are forced alike, so it decides nothing",
         "lift one of them: hareset",
     ),
+    "recorder.failed": Entry(
+        "warning",
+        "the flight recorder's file cannot be written; hawhy knows this run only",
+        "make room, or name another file: log.recorder",
+    ),
     "freeze.set": Entry("info", "quality and priority decide nothing for a while", ""),
     "freeze.end": Entry("info", "quality and priority count again", ""),
     "role.active": Entry("info", "this node is active", ""),
@@ -249,6 +254,7 @@ class EventLog:
         self._readers: set[asyncio.Queue[dict[str, Any]]] = set()
         self._sink = sink
         self._clock = clock
+        self._watchers: list[Callable[[dict[str, Any]], None]] = []
         self.level = level
 
     def emit(self, id: str, message: str, **fields: Any) -> dict[str, Any]:
@@ -265,12 +271,18 @@ class EventLog:
             self._ring.append(event)
         if self._sink is not None and self._loud(severity):
             self._sink(event)
+        for tell in self._watchers:
+            tell(event)
         for reader in self._readers:
             try:
                 reader.put_nowait(event)
             except asyncio.QueueFull:
                 pass  # a reader that does not read must not fill our memory
         return event
+
+    def watch(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        """Call `tell` with each event from now on, whatever its severity."""
+        self._watchers.append(tell)
 
     def _loud(self, severity: str) -> bool:
         return SEVERITIES.index(severity) >= SEVERITIES.index(self.level)

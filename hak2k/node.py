@@ -26,13 +26,14 @@ from typing import Any, Final
 
 from hak2k import gate, model
 from hak2k.config import load_config
-from hak2k.election import deadline, refusal, settled, status, step
+from hak2k.election import Row, deadline, refusal, settled, status, step
 from hak2k.engine import Engine, EngineEvent, PeerInfo, TableInfo
 from hak2k.errors import ConfigError, HakError, RefusedError
 from hak2k.events import EventLog
 from hak2k.model import Forced, Mode, Role
 from hak2k.netwatch import Snapshot
 from hak2k.quality import quality
+from hak2k.recorder import Recorder
 from hak2k.settings import Config, changed, reloadable
 from hak2k.swap import announce_delays
 
@@ -108,6 +109,8 @@ class Node:
             clock(), quality=self._quality(), priority=config.cluster.priority
         )
         self.boot = self.mode_since = wall()
+        self.recorder = Recorder(config.log.recorder, self.rules)
+        log.watch(self.recorder.log)
         self.busy = False
         self.finished: asyncio.Future[bool] | None = None
         self._queue: deque[model.Event] = deque()
@@ -124,6 +127,7 @@ class Node:
         self._refused_said: dict[str, float] = {}
         self._key_waits = clock()  # since then the session's key is not the first one
         self._key_again = 0.0
+        self._recorder_said = False
 
     # --- life ---
 
@@ -142,6 +146,7 @@ class Node:
         self._every("gate", GATE_PROBE_S, self._probe_gate)
         self._every("strangers", STRANGERS_S, self._look_for_strangers)
         self._every("key", KEY_WAIT_S, self._look_at_key)
+        self._every("recorder", STRANGERS_S, self._look_at_recorder)
         if self.config.swap.garp_interval_s > 0:
             self._schedule_garp()
 
@@ -156,6 +161,7 @@ class Node:
             timer.cancel()
         loop.remove_reader(self.engine.fileno())
         self.engine.close()
+        self.recorder.close()
 
     def _every(self, name: str, seconds: float, do: Callable[[], None]) -> None:
         def run() -> None:
@@ -193,8 +199,10 @@ class Node:
             self._draining = False
 
     def _step(self, event: model.Event) -> None:
-        before = self.state
-        self.state, commands = step(self.rules, before, event, self._clock())
+        before, now, wall = self.state, self._clock(), self._wall()
+        fired: list[tuple[Row, str]] = []
+        self.state, commands = step(self.rules, before, event, now, fired)
+        self.recorder.step(event, before, self.state, commands, fired, now, wall)
         if self.state.mode is not before.mode:
             self.mode_since = self._wall()
         for command in commands:
@@ -479,6 +487,12 @@ class Node:
             if alone and more > 0 and now - said >= STRANGERS_AGAIN_S:
                 self._refused_said[name] = now
                 self.log.emit("hello.refused", text, counter=name, refused=count)
+
+    def _look_at_recorder(self) -> None:
+        failure = self.recorder.failure
+        if failure is not None and not self._recorder_said:
+            self._recorder_said = True
+            self.log.emit("recorder.failed", f"{self.recorder.path}: {failure.strerror}")
 
     def _look_at_key(self) -> None:
         """Say that a change of keys is not complete, until it is."""

@@ -6,6 +6,7 @@ answers are a contract (docs/): keys may be added, never changed.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from hak2k.errors import RefusedError, UsageError
 from hak2k.events import rfc3339
 from hak2k.model import Forced, Mode, TableState
 from hak2k.node import Node
+from hak2k.why import explain
 
 STATE_VERSION: Final = 1  # of what the records mean, beside how they are written
 SWAP_TIMEOUT_S: Final = 10.0
@@ -30,7 +32,6 @@ UNAVAILABLE: Final = (
     "sync",
     "diff",
     "synctest",
-    "why",
 )
 
 
@@ -54,6 +55,7 @@ class Service:
             "events": self.events,
             "reload": self.reload,
             "verify": self.verify,
+            "why": self.why,
             "freeze": self.freeze,
             "resume": self.resume,
         }
@@ -251,6 +253,20 @@ class Service:
     def _frozen_until(self) -> str | None:
         end = self.node.frozen_until()
         return None if end is None else rfc3339(end)
+
+    async def why(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The number-th last change of role; of earlier runs too, if they are on disk."""
+        number = 1 if args.get("number") is None else args["number"]
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise UsageError("why needs a whole number, 1 for the last change")
+        recorder = self.node.recorder
+        found = recorder.changes.found
+        if number > len(found):
+            found = await asyncio.to_thread(recorder.read)
+        if number > len(found):
+            known = "no change of role is" if not found else f"only {len(found)} are"
+            raise RefusedError(f"{known} on record")
+        return explain(found[-number], number, self.node.config.node.serial)
 
     async def reload(self, args: dict[str, Any]) -> dict[str, Any]:
         await self.node.idle()

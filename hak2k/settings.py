@@ -133,6 +133,9 @@ class SwapConfig:
 class LogConfig:
     level: str = "info"
     """The least severity that is logged: debug, info, warning or error."""
+    recorder: Path | None = None
+    """File of the flight recorder; a second one beside it bears ".1" too.  Absolute
+    here; None: only in memory."""
 
 
 @dataclass(frozen=True, slots=True)
