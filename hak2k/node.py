@@ -18,6 +18,7 @@ start-up (hak2k.daemon).
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,8 +28,8 @@ from typing import Any, Final
 from hak2k import gate, model
 from hak2k.config import load_config
 from hak2k.election import Row, deadline, refusal, settled, status, step
-from hak2k.engine import Engine, EngineEvent, PeerInfo, TableInfo
-from hak2k.errors import ConfigError, HakError, RefusedError
+from hak2k.engine import Engine, EngineEvent, PeerInfo, SwapTimes, TableInfo
+from hak2k.errors import ConfigError, HakError, KernelError, RefusedError
 from hak2k.events import EventLog
 from hak2k.model import Forced, Mode, Role
 from hak2k.netwatch import Snapshot
@@ -128,6 +129,9 @@ class Node:
         self._key_waits = clock()  # since then the session's key is not the first one
         self._key_again = 0.0
         self._recorder_said = False
+        self.gate_rebuilt = 0  # how often it was not as it should be
+        self.gate_rebuilt_at: float | None = None
+        self.gate_rebuilt_why: str | None = None
 
     # --- life ---
 
@@ -254,7 +258,7 @@ class Node:
 
     def _promote(self, term: int, reason: str) -> None:
         try:
-            times = self.engine.promote(term)
+            times = self._open_gate(term)
         except HakError as e:
             self.log.emit("role.refused", str(e), reason=reason, term=term)
             self._queue.append(model.PromoteFailed())
@@ -270,6 +274,17 @@ class Node:
         self.log.emit("role.active", reason, **fields)
         self._announce_all(first_done=True)
         self._attempt("sweep", self.engine.sweep)
+
+    def _open_gate(self, term: int) -> SwapTimes:
+        """Promote; with a gate made anew if somebody has just removed it, which the
+        next probe would have noticed too late."""
+        try:
+            return self.engine.promote(term)
+        except KernelError as e:
+            if e.errno != errno.ENOENT:
+                raise
+        self._rebuild_gate("its table was gone when it was to be opened", open_=False)
+        return self.engine.promote(term)
 
     def _demote(self, term: int, reason: str) -> None:
         for timer in self._announcing:
@@ -588,9 +603,10 @@ class Node:
             if self.config.liveness.lease:
                 self._news("lease.unavailable", f"{e}; a hung active node is not fenced")
 
-    def _rebuild_gate(self, why: str) -> None:
+    def _rebuild_gate(self, why: str, *, open_: bool | None = None) -> None:
+        """open_: None: as the role says."""
         self._guard()  # an interface made anew has no filters
-        active = self.state.role is Role.ACTIVE
+        active = self.state.role is Role.ACTIVE if open_ is None else open_
         spec = self._gate_spec()
         types = sorted({self.snapshot.links[n].type for n in spec.interfaces})
         try:
@@ -599,6 +615,8 @@ class Node:
             self._news("gate.failed", str(e))
         else:
             word = "open" if active else "closed"
+            self.gate_rebuilt += 1
+            self.gate_rebuilt_at, self.gate_rebuilt_why = self._wall(), why
             self._news("gate.missing", f"the gate was made again, {word}: {why}")
         if self.state.role is Role.PASSIVE and self.state.synced:
             # Packets that came in meanwhile made ordinary entries of larvae.
@@ -622,6 +640,11 @@ class Node:
             except TimeoutError:
                 pass
         return True
+
+    def gate_state(self) -> str:
+        """ "open", "closed" or "missing", as the kernel says now."""
+        is_open = self.engine.gate_is_open()
+        return "missing" if is_open is None else "open" if is_open else "closed"
 
     async def verify(self, repair: bool, timeout_s: float) -> TableInfo:
         """Compare both kernels' tables.  Raises PeerError; RefusedError: not in time."""

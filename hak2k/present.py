@@ -121,6 +121,9 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         if table["equal"] is not None:
             said += f" as of {table['as_of']}, {table['age_ms'] / 1000:.1f} s ago"
         out.append(_row("table", f"{table['entries']} entries", said))
+        gate = info["gate"]
+        again = f"made again {gate['rebuilt']} times, last {when(gate['rebuilt_at'])}"
+        out.append(_row("gate", gate["state"], again if gate["rebuilt"] else ""))
         lease = info["lease"]
         how = lease["state"] if lease["enforced"] else "not enforced"
         left = "" if lease["left_ms"] is None else f"{lease['left_ms']:g} ms left"
@@ -130,6 +133,8 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
     if pressure:
         held, cause = info["stream"]["held"], info["stream"]["pressure_cause"]
         out.append(f"Notice: pressure {pressure} ({cause}), {held} connections are unprotected")
+    if info["gate"]["state"] == "missing":
+        out.append("Notice: the gate's nftables table is gone; it is being made again")
     if peer is None:
         out.append("Notice: the other firewall has not been heard yet")
     elif not peer.get("alive", True):

@@ -114,6 +114,7 @@ class Service:
                 "policy_differs": peer is not None and peer.policy_differs,
                 **self._key(stream.key),
             },
+            "gate": self._gate(),
             "lease": asdict(engine.lease()),
             "table": {
                 "entries": engine.table_count(),
@@ -123,6 +124,17 @@ class Service:
                 "compared": table.entries,
                 **_differences(table),
             },
+        }
+
+    def _gate(self) -> dict[str, Any]:
+        """What the kernel has now, and how often it was not as it should be."""
+        node = self.node
+        at = node.gate_rebuilt_at
+        return {
+            "state": node.gate_state(),
+            "rebuilt": node.gate_rebuilt,
+            "rebuilt_at": None if at is None else rfc3339(at),
+            "rebuilt_why": node.gate_rebuilt_why,
         }
 
     def _key(self, in_use: str | None) -> dict[str, Any]:

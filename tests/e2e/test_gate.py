@@ -126,6 +126,11 @@ def test_ruleset_flushed_on_the_active(duo: Duo) -> None:
     assert "open" in duo.wait_event(active, "gate.missing", before)["message"]
     duo.unharmed(gap_ms=3000)
     assert duo.active is active
+    # Whoever asks later is told.
+    gate = duo.ask(active, "info")["gate"]
+    assert (gate["state"], gate["rebuilt_why"]) == ("open", "its table was gone")
+    assert gate["rebuilt"] >= 1
+    assert "made again" in duo.lab.daemons.command(active, "info", "-v").stdout
     # It is a gate that closes.
     duo.ask(active, "passive", timeout=5.0)
     assert duo.gate(active) == "closed"
@@ -163,3 +168,21 @@ def test_a_part_of_the_gate_taken_away(duo: Duo) -> None:
     assert "a part" in event["message"]
     assert passive.ping(t.CLIENT6, timeout=0.1) == 0
     duo.gates()
+
+
+def test_gate_gone_at_the_moment_of_a_swap(duo: Duo) -> None:
+    """Too late for a probe to notice: the swap itself makes it anew."""
+    active, passive = duo.active, duo.passive
+    before = calm(duo, passive)
+    passive.nft("delete table netdev hak2k")
+    duo.ask(passive, "active")
+    assert duo.modes().count("active") == 1
+    assert duo.mode(passive) == "active"
+    assert "role.refused" not in duo.ids(passive, before)
+    duo.wait_event(passive, "gate.missing", before)
+    duo.progress()
+    duo.gates()
+    duo.ask(passive, "reset")
+    duo.ready()
+    duo.equal()
+    assert duo.mode(active) == "passive"

@@ -53,6 +53,7 @@ INFO: dict[str, Any] = {
         | {"local": "192.168.70.1", "peer": "192.168.70.2"},
     ],
     "stream": {"lag_records": 0, "lag_ms": 0.0, "sequence": 99, "encrypted": True},
+    "gate": {"state": "open", "rebuilt": 0, "rebuilt_at": None, "rebuilt_why": None},
     "lease": {"enforced": True, "state": "on", "left_ms": 150.5, "refused": 0},
     "table": {"entries": 5, "equal": None, "as_of": 99, "age_ms": 0.0},
 }
