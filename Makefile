@@ -134,6 +134,11 @@ test: build ## all tests, C and Python, on the real kernel (root, under ten minu
 	@echo 'test: pytest'
 	@timeout --foreground -k 30 $(TEST_LIMIT) $(BIN)/python -m pytest $(PYTEST_ARGS) </dev/null
 
+.PHONY: soak
+soak: build ## what takes minutes: a hundred swaps, a minute without links (root)
+	@$(call root)
+	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS) </dev/null
+
 root = [[ $$(id -u) == 0 ]] || { echo 'make: $@ makes network namespaces: run it as root' >&2; exit 1; }
 
 .PHONY: bench

@@ -11,7 +11,19 @@ from types import ModuleType
 from bench import report, tools
 from hak2k.lab import PrivilegeError, ensure_privileges, privileged
 
-NAMES = ("flip", "latency", "size", "load", "crash", "flood", "codec", "policy", "recon", "sweep")
+NAMES = (
+    "flip",
+    "latency",
+    "size",
+    "load",
+    "crash",
+    "flood",
+    "codec",
+    "policy",
+    "recon",
+    "sweep",
+    "faults",
+)
 
 
 def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:

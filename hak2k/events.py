@@ -149,6 +149,12 @@ CATALOG: Final[dict[str, Entry]] = {
         "table: raise nf_conntrack_max on the peer",
     ),
     "stream.relieved": Entry("info", "the stream keeps up better; fewer wait, or none", ""),
+    "table.disturbed": Entry(
+        "warning",
+        "entries of this passive node went without the active one's doing; a comparison "
+        "brings them back",
+        "find out who ran conntrack -F or -D here",
+    ),
     "table.full": Entry(
         "error",
         "this node's conntrack table has no room for the peer's entries",

@@ -45,6 +45,9 @@ GATE_CHECK_S: Final = 5.0  # a listing through libnftables
 STRANGERS_S: Final = 2.0  # between two looks at what was refused
 STRANGERS_AGAIN_S: Final = 60.0  # until the same is logged again
 KEY_WAIT_S: Final = 2.0  # a change of keys takes one
+TABLE_LOOK_S: Final = 1.0  # two numbers from the kernel
+TABLE_AGAIN_S: Final = 5.0
+MISSING_LEAST, MISSING_SHARE = 8, 0.05  # less is left to the scrub
 TICK_S: Final = 0.25  # at the latest; the election names earlier times
 LOG_GAP_S: Final = 1.0  # between two events of one id that may come in floods
 
@@ -129,6 +132,8 @@ class Node:
         self._key_waits = clock()  # since then the session's key is not the first one
         self._key_again = 0.0
         self._recorder_said = False
+        self._table_seen: tuple[int, int] | None = None  # entries, and what we were told
+        self._table_again = 0.0
         self.gate_rebuilt = 0  # how often it was not as it should be
         self.gate_rebuilt_at: float | None = None
         self.gate_rebuilt_why: str | None = None
@@ -150,6 +155,7 @@ class Node:
         self._every("gate", GATE_PROBE_S, self._probe_gate)
         self._every("strangers", STRANGERS_S, self._look_for_strangers)
         self._every("key", KEY_WAIT_S, self._look_at_key)
+        self._every("table", TABLE_LOOK_S, self._look_at_table)
         self._every("recorder", STRANGERS_S, self._look_at_recorder)
         if self.config.swap.garp_interval_s > 0:
             self._schedule_garp()
@@ -502,6 +508,28 @@ class Node:
             if alone and more > 0 and now - said >= STRANGERS_AGAIN_S:
                 self._refused_said[name] = now
                 self.log.emit("hello.refused", text, counter=name, refused=count)
+
+    def _look_at_table(self) -> None:
+        """A passive node's table that lost what nobody told it to lose was emptied by
+        somebody else (`conntrack -F`): compare now, not at the next scrub."""
+        now = self._clock()
+        try:
+            stats, count = self.engine.statistics(), self.engine.table_count()
+        except HakError as e:
+            self._news("daemon.error", str(e))
+            return
+        told = stats.get("apply.created", 0) - stats.get("apply.deleted", 0)
+        told -= stats.get("sync.removed", 0)
+        before, self._table_seen = self._table_seen, (count, told)
+        if self.state.role is not Role.PASSIVE or not self.state.synced or before is None:
+            self._table_seen = None if self.state.role is not Role.PASSIVE else self._table_seen
+            return
+        missing = before[0] + told - before[1] - count
+        if missing > max(MISSING_LEAST, before[0] * MISSING_SHARE) and now >= self._table_again:
+            self._table_again = now + TABLE_AGAIN_S
+            text = f"{missing} entries went that the peer did not end; comparing"
+            self._news("table.disturbed", text, entries=count, missing=missing)
+            self._attempt("comparing", self.engine.begin_verify)
 
     def _look_at_recorder(self) -> None:
         failure = self.recorder.failure

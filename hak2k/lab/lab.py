@@ -214,7 +214,7 @@ class Lab:
             self._cable(node, "wan", f"{node.name}-wan", "br-wan", topology.WAN_MAC)
         self._build_ha(wire)
         for node in self.fw:
-            self._load_ruleset(node)
+            self.load_ruleset(node)
             self._links_up(node)
         if wire:
             node = self.wire_node
@@ -263,7 +263,9 @@ class Lab:
         self.server.rtnl.add_route(f"{t.SNAT4}/32", t.WAN4, "eth0")
         self.server.rtnl.add_route(f"{t.SNAT6}/128", t.WAN6, "eth0")
 
-    def _load_ruleset(self, node: Node) -> None:
+    def load_ruleset(self, node: Node) -> None:
+        """Load a firewall's own ruleset as an administrator does who knows no better:
+        `flush ruleset` first."""
         node.nft("flush ruleset\n" + self._ruleset)
         node.sysctl(
             f"net.netfilter.nf_conntrack_tcp_loose={int(self._loose)}",
@@ -353,7 +355,7 @@ class Lab:
         self.daemons.kill(node)
         self.unplug(node)
         node.ct.flush()
-        self._load_ruleset(node)
+        self.load_ruleset(node)
         self._links_up(node)
 
     def cut(self, *links: str, how: str | None = None) -> None:
