@@ -458,7 +458,7 @@ class Node:
                 self._news("stream.lost", "the stream has a gap")
                 self.feed(model.SyncLost())
             case kind if kind in _NEWS:
-                for name in [n for n in data if n.endswith("ns")]:
+                for name in [n for n in data if n == "ns" or n.endswith("_ns")]:
                     data[name[:-2] + "ms"] = round(data.pop(name) / 1e6, 1)
                 self._news(kind, _NEWS[kind], **data)
             case kind:

@@ -40,7 +40,18 @@ def survives(duo: Duo, what: Disturbance) -> None:
     assert table["equal"] is True
 
 
-@pytest.mark.parametrize("what", DISTURBANCES, ids=str)
+# test_faults.py looks at these more closely.
+ELSEWHERE = ("stopped", "both links", "memory")
+
+
+def rows() -> list[object]:
+    return [
+        pytest.param(d, marks=[pytest.mark.soak] if any(w in d.name for w in ELSEWHERE) else [])
+        for d in DISTURBANCES
+    ]
+
+
+@pytest.mark.parametrize("what", rows(), ids=str)
 def test_nothing_is_lost(duo: Duo, what: Disturbance) -> None:
     survives(duo, what)
 

@@ -115,7 +115,8 @@ class Trouble:
         fw = self._free()
         if fw is not None:
             self.done.append(f"flush gate {fw.name}")
-            fw.nft("delete table netdev hak2k")
+            # Not an error if the last one still hurts.
+            fw.nft("add table netdev hak2k\ndelete table netdev hak2k")
 
 
 def wait(watch: GateWatch, rng: random.Random) -> None:

@@ -184,15 +184,21 @@ def test_answers_in_any_order_but_the_right_one(bench: Bench) -> None:
             peer.data(sync(SYNC_BEGIN, other), sync(SYNC_END, other))
     asker.still_asks(SYNC_WANT, body)
     peer.data(sync(SYNC_BEGIN, generation), *[udp(FLOW_SYNC, n) for n in range(1, 5)])
+    bench.fence()
+    until(lambda: ports(bench) == set(range(5)), 2, "the copy so far")
     with bench.expect():
         for other in (0, generation - 1, generation + 1):
             peer.data(sync(SYNC_END, other))
     assert ports(bench) == set(range(5))
-    # the one thing that removes: the end of the copy that was asked for
+    # the one thing that removes: the end of the copy that was asked for, in the listing
+    # that the next proof needs anyway
     peer.data(sync(SYNC_END, generation, 4))
     body = asker.asks(RECON_WANT)
     assert struct.unpack(">IIB", body)[0] == number + 1
-    assert ports(bench) == set(range(1, 5))
+    peer.data(recon(RECON_BEGIN, number + 1, 0, 12), recon(RECON_LISTED, number + 1, ENTRIES))
+    asker.asks(RECON_CLOSE_WANT)
+    peer.data(recon(RECON_CLOSE, number + 1))
+    until(lambda: ports(bench) == set(range(1, 5)), 2, "the removal")
     assert not bench.side.engine.stream()["synced"]
 
 

@@ -393,7 +393,7 @@ class Churn(threading.Thread):
             raise self.failure
 
 
-@pytest.mark.parametrize(("count", "before"), [(5000, "empty"), (20000, "mixed")])
+@pytest.mark.parametrize(("count", "before"), [(5000, "empty"), (10000, "mixed")])
 def test_thousands_under_churn(lab: Lab, rng: random.Random, count: int, before: str) -> None:
     """Nothing is missing, nothing comes back from the dead, and it ends."""
     entries = [udp(n) for n in range(count)]
