@@ -31,6 +31,7 @@ from hak2k.election import Row, deadline, refusal, settled, status, step
 from hak2k.engine import Engine, EngineEvent, PeerInfo, SwapTimes, TableInfo
 from hak2k.errors import ConfigError, HakError, KernelError, RefusedError
 from hak2k.events import EventLog
+from hak2k.looks import Looks
 from hak2k.model import Forced, Mode, Role
 from hak2k.netwatch import Snapshot
 from hak2k.quality import quality
@@ -42,12 +43,6 @@ HANDOVER_TIMEOUT_S: Final = 2.0
 READY_WAIT_S: Final = 2.0  # a command waits that long for what it needs
 GATE_PROBE_S: Final = 0.25  # one netlink question
 GATE_CHECK_S: Final = 5.0  # a listing through libnftables
-STRANGERS_S: Final = 2.0  # between two looks at what was refused
-STRANGERS_AGAIN_S: Final = 60.0  # until the same is logged again
-KEY_WAIT_S: Final = 2.0  # a change of keys takes one
-TABLE_LOOK_S: Final = 1.0  # two numbers from the kernel
-TABLE_AGAIN_S: Final = 5.0
-MISSING_LEAST, MISSING_SHARE = 8, 0.05  # less is left to the scrub
 TICK_S: Final = 0.25  # at the latest; the election names earlier times
 LOG_GAP_S: Final = 1.0  # between two events of one id that may come in floods
 
@@ -65,14 +60,6 @@ _NEWS: Final = {
     "lease.lapsed": "this node was late; the kernel closed its gate until the standby answers",
     "lease.regained": "the standby did not take over; the gate is open again",
     "sweep.done": "all taken-over entries have natural timeouts",
-}
-
-# Refusals that, without a peer, say why there is none: counter, text.
-_STRANGERS: Final = {
-    "drop.auth": "datagrams of another key arrive; compare psk_file on both nodes",
-    "drop.cluster": "datagrams of another cluster arrive; compare cluster.id",
-    "drop.version": "datagrams of another protocol version arrive; compare versions",
-    "drop.address": "datagrams come from an address that is no link's peer",
 }
 
 
@@ -102,7 +89,7 @@ class Node:
         self.snapshot = snapshot
         self._gate_build = gate_build
         self._gate_present = gate_present
-        self._clock = clock
+        self.clock = clock
         self._wall = wall
         self.rules = model.ElectionConfig.of(
             config.node.serial,
@@ -125,15 +112,9 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent_ns = 0  # of the last peer.dead
         self._gone = False  # said goodbye, and not heard since
+        self.looks = Looks(self)
         self._said: dict[str, tuple[float, int]] = {}  # id: when, not logged since
         self._gate_checked = 0.0
-        self._refused: dict[str, int] = {}  # counters of _STRANGERS as last seen
-        self._refused_said: dict[str, float] = {}
-        self._key_waits = clock()  # since then the session's key is not the first one
-        self._key_again = 0.0
-        self._recorder_said = False
-        self._table_seen: tuple[int, int] | None = None  # entries, and what we were told
-        self._table_again = 0.0
         self.gate_rebuilt = 0  # how often it was not as it should be
         self.gate_rebuilt_at: float | None = None
         self.gate_rebuilt_why: str | None = None
@@ -153,10 +134,8 @@ class Node:
         loop.add_reader(self.engine.fileno(), self.drain_engine)
         self._tick()
         self._every("gate", GATE_PROBE_S, self._probe_gate)
-        self._every("strangers", STRANGERS_S, self._look_for_strangers)
-        self._every("key", KEY_WAIT_S, self._look_at_key)
-        self._every("table", TABLE_LOOK_S, self._look_at_table)
-        self._every("recorder", STRANGERS_S, self._look_at_recorder)
+        for look, seconds in self.looks.table():
+            self._every(look.__name__, seconds, look)
         if self.config.swap.garp_interval_s > 0:
             self._schedule_garp()
 
@@ -184,7 +163,7 @@ class Node:
 
     def _tick(self) -> None:
         self.feed(model.Tick())
-        now = self._clock()
+        now = self.clock()
         due = deadline(self.rules, self.state, now)
         wait = TICK_S if due is None else min(TICK_S, due - now + 0.001)
         loop = asyncio.get_running_loop()
@@ -209,7 +188,7 @@ class Node:
             self._draining = False
 
     def _step(self, event: model.Event) -> None:
-        before, now, wall = self.state, self._clock(), self._wall()
+        before, now, wall = self.state, self.clock(), self._wall()
         fired: list[tuple[Row, str]] = []
         self.state, commands = step(self.rules, before, event, now, fired)
         self.recorder.step(event, before, self.state, commands, fired, now, wall)
@@ -239,7 +218,7 @@ class Node:
             case model.Announce():
                 self._announce_all()
             case model.WantSync():
-                self._attempt("sync", self.engine.want_sync)
+                self.attempt("sync", self.engine.want_sync)
             case model.SetStatus():
                 self._set_status(command)
             case model.Log(id, text):
@@ -255,12 +234,12 @@ class Node:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _attempt(self, what: str, do: Callable[[], object]) -> None:
+    def attempt(self, what: str, do: Callable[[], object]) -> None:
         """Something whose failure must not stop the daemon."""
         try:
             do()
         except HakError as e:
-            self._news("daemon.error", f"{what}: {e}")
+            self.news("daemon.error", f"{what}: {e}")
 
     def _promote(self, term: int, reason: str) -> None:
         try:
@@ -279,7 +258,7 @@ class Node:
             fields["detect_ms"] = round(self._silent_ns / 1e6, 1)
         self.log.emit("role.active", reason, **fields)
         self._announce_all(first_done=True)
-        self._attempt("sweep", self.engine.sweep)
+        self.attempt("sweep", self.engine.sweep)
 
     def _open_gate(self, term: int) -> SwapTimes:
         """Promote; with a gate made anew if somebody has just removed it, which the
@@ -307,20 +286,20 @@ class Node:
         self.log.emit("handover.start", reason, reason=reason, term=term)
         for timer in self._announcing:
             timer.cancel()
-        started = self._clock()
+        started = self.clock()
         loop = asyncio.get_running_loop()
         fd = self.engine.fileno()
         loop.remove_reader(fd)
         try:
             ok = await loop.run_in_executor(None, self.engine.handover, HANDOVER_TIMEOUT_S, term)
         except HakError as e:
-            self._news("daemon.error", f"hand-over: {e}")
+            self.news("daemon.error", f"hand-over: {e}")
             ok = False
         finally:
             self.busy = False
             loop.add_reader(fd, self.drain_engine)
         if ok:
-            took = round((self._clock() - started) * 1000, 1)
+            took = round((self.clock() - started) * 1000, 1)
             text = "the peer has the role"
             self.log.emit("handover.done", text, total_ms=took, term=term)
         # Ahead of what waited: those events were made under the old role.
@@ -334,7 +313,7 @@ class Node:
             await self.until(lambda: not self.busy, 1.0)
 
     def _set_status(self, s: model.SetStatus) -> None:
-        self._attempt(
+        self.attempt(
             "status",
             lambda: self.engine.set_status(
                 mode=int(s.mode),
@@ -361,7 +340,7 @@ class Node:
 
     def _announce(self) -> None:
         if self.state.role is Role.ACTIVE and not self.busy:
-            self._attempt("announcement", self.engine.announce)
+            self.attempt("announcement", self.engine.announce)
 
     def _schedule_garp(self) -> None:
         timer = self._timers.pop("garp", None)
@@ -372,9 +351,9 @@ class Node:
 
     # --- what the engine says ---
 
-    def _news(self, id: str, text: str, **fields: object) -> None:
+    def news(self, id: str, text: str, **fields: object) -> None:
         """Log what may come in floods: one a second, with how many were left out."""
-        now = self._clock()
+        now = self.clock()
         last, left_out = self._said.get(id, (-LOG_GAP_S, 0))
         if now - last < LOG_GAP_S:
             self._said[id] = (last, left_out + 1)
@@ -391,7 +370,7 @@ class Node:
         try:
             events = self.engine.events()
         except HakError as e:
-            self._news("daemon.error", str(e))
+            self.news("daemon.error", str(e))
             return
         for event in events:
             self._on_engine(event)
@@ -446,23 +425,23 @@ class Node:
                 )
                 self.feed(model.SyncDone())
             case "recon.repaired":
-                self._news("recon.repaired", "the tables differed; they are equal now", **data)
+                self.news("recon.repaired", "the tables differed; they are equal now", **data)
             case "recon.stuck":
-                self._news("recon.stuck", "the tables stay different", **data)
+                self.news("recon.stuck", "the tables stay different", **data)
                 self.feed(model.SyncLost())
             case "stream.pressure":
                 self._pressure(data)
             case "verify.done":
                 self._poke()
             case "stream.lost":
-                self._news("stream.lost", "the stream has a gap")
+                self.news("stream.lost", "the stream has a gap")
                 self.feed(model.SyncLost())
             case kind if kind in _NEWS:
                 for name in [n for n in data if n == "ns" or n.endswith("_ns")]:
                     data[name[:-2] + "ms"] = round(data.pop(name) / 1e6, 1)
-                self._news(kind, _NEWS[kind], **data)
+                self.news(kind, _NEWS[kind], **data)
             case kind:
-                self._news("daemon.error", f"unknown engine event {kind}")
+                self.news("daemon.error", f"unknown engine event {kind}")
 
     def _pressure(self, data: dict[str, Any]) -> None:
         level, before, held = int(data["level"]), int(data["before"]), int(data["held"])
@@ -488,69 +467,8 @@ class Node:
             return
         if info.serial == self.config.node.serial:
             # Neither would win a tie-break.
-            self._news("peer.conflict", f"the peer is called {info.serial} as well")
+            self.news("peer.conflict", f"the peer is called {info.serial} as well")
         self.feed(model.PeerStatus(_peer(info, info.alive and not self._gone)))
-
-    def _look_for_strangers(self) -> None:
-        """Two nodes that do not fit are silent to each other; tell why."""
-        try:
-            stats = self.engine.statistics()
-        except HakError as e:
-            self._news("daemon.error", str(e))
-            return
-        now = self._clock()
-        alone = self.state.peer is None or not self.state.peer.alive
-        for name, text in _STRANGERS.items():
-            count = stats.get(name, 0)
-            more = count - self._refused.get(name, 0)
-            self._refused[name] = count
-            said = self._refused_said.get(name, -STRANGERS_AGAIN_S)
-            if alone and more > 0 and now - said >= STRANGERS_AGAIN_S:
-                self._refused_said[name] = now
-                self.log.emit("hello.refused", text, counter=name, refused=count)
-
-    def _look_at_table(self) -> None:
-        """A passive node's table that lost what nobody told it to lose was emptied by
-        somebody else (`conntrack -F`): compare now, not at the next scrub."""
-        now = self._clock()
-        try:
-            stats, count = self.engine.statistics(), self.engine.table_count()
-        except HakError as e:
-            self._news("daemon.error", str(e))
-            return
-        told = stats.get("apply.created", 0) - stats.get("apply.deleted", 0)
-        told -= stats.get("sync.removed", 0)
-        before, self._table_seen = self._table_seen, (count, told)
-        if self.state.role is not Role.PASSIVE or not self.state.synced or before is None:
-            self._table_seen = None if self.state.role is not Role.PASSIVE else self._table_seen
-            return
-        missing = before[0] + told - before[1] - count
-        if missing > max(MISSING_LEAST, before[0] * MISSING_SHARE) and now >= self._table_again:
-            self._table_again = now + TABLE_AGAIN_S
-            text = f"{missing} entries went that the peer did not end; comparing"
-            self._news("table.disturbed", text, entries=count, missing=missing)
-            self._attempt("comparing", self.engine.begin_verify)
-
-    def _look_at_recorder(self) -> None:
-        failure = self.recorder.failure
-        if failure is not None and not self._recorder_said:
-            self._recorder_said = True
-            self.log.emit("recorder.failed", f"{self.recorder.path}: {failure.strerror}")
-
-    def _look_at_key(self) -> None:
-        """Say that a change of keys is not complete, until it is."""
-        in_use, now = self.engine.stream().key, self._clock()
-        wanted = self.config.cluster.keys[0][0] if self.config.cluster.keys else in_use
-        if in_use is None or in_use == wanted:
-            self._key_waits = now
-            return
-        if now - self._key_waits < KEY_WAIT_S or now < self._key_again:
-            return
-        self._key_again = now + STRANGERS_AGAIN_S
-        text = f"the peer does not take key {wanted}, the session goes on under key {in_use}"
-        if in_use not in dict(self.config.cluster.keys):
-            text += ", which is not in psk_file any more"
-        self.log.emit("key.waiting", text, key=in_use, wanted=wanted)
 
     # --- interfaces ---
 
@@ -579,7 +497,7 @@ class Node:
         if rebuilt and not self.busy:
             self._rebuild_gate("an interface was made anew")
         if new.addresses != old.addresses and not self.busy:
-            self._attempt(
+            self.attempt(
                 "addresses",
                 lambda: self.engine.set_local_addresses(new.local_addresses()),
             )
@@ -604,20 +522,20 @@ class Node:
         try:
             is_open = self.engine.gate_is_open()
         except HakError as e:
-            self._news("gate.failed", str(e))
+            self.news("gate.failed", str(e))
             return
         active = self.state.role is Role.ACTIVE
         if is_open is None:
             self._rebuild_gate("its table was gone")
         elif is_open is not active and self.state.role is not Role.STOPPED:
             self._rebuild_gate("it was open" if is_open else "it was closed")
-        elif self._clock() - self._gate_checked >= GATE_CHECK_S:
-            self._gate_checked = self._clock()
+        elif self.clock() - self._gate_checked >= GATE_CHECK_S:
+            self._gate_checked = self.clock()
             try:
                 if not self._gate_present(self._gate_spec()):
                     self._rebuild_gate("a part of it was gone")
             except HakError as e:
-                self._news("gate.failed", str(e))
+                self.news("gate.failed", str(e))
 
     def _gate_spec(self) -> gate.GateSpec:
         spec = self.engine.gate_spec
@@ -629,7 +547,7 @@ class Node:
             self.engine.guard(self._gate_spec().interfaces)
         except HakError as e:
             if self.config.liveness.lease:
-                self._news("lease.unavailable", f"{e}; a hung active node is not fenced")
+                self.news("lease.unavailable", f"{e}; a hung active node is not fenced")
 
     def _rebuild_gate(self, why: str, *, open_: bool | None = None) -> None:
         """open_: None: as the role says."""
@@ -640,24 +558,24 @@ class Node:
         try:
             self._gate_build(spec, types if active else [])
         except HakError as e:
-            self._news("gate.failed", str(e))
+            self.news("gate.failed", str(e))
         else:
             word = "open" if active else "closed"
             self.gate_rebuilt += 1
             self.gate_rebuilt_at, self.gate_rebuilt_why = self._wall(), why
-            self._news("gate.missing", f"the gate was made again, {word}: {why}")
+            self.news("gate.missing", f"the gate was made again, {word}: {why}")
         if self.state.role is Role.PASSIVE and self.state.synced:
             # Packets that came in meanwhile made ordinary entries of larvae.
-            self._attempt("sync", self.engine.want_sync)
+            self.attempt("sync", self.engine.want_sync)
             self.feed(model.SyncLost())
 
     # --- for the commands ---
 
     async def until(self, holds: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait for a condition on this node's state; False: not in time."""
-        end = None if timeout_s is None else self._clock() + timeout_s
+        end = None if timeout_s is None else self.clock() + timeout_s
         while not holds():
-            left = None if end is None else end - self._clock()
+            left = None if end is None else end - self.clock()
             if left is not None and left <= 0:
                 return False
             # The state tells when it changes; the limit is for conditions on
@@ -721,7 +639,7 @@ class Node:
             raise RefusedError(f"{seconds:g} s is not above 0 and at most {most:g} s; see {where}")
         text = f"quality and priority decide nothing for {seconds:g} s"
         self.log.emit("freeze.set", text, seconds=seconds)
-        self.feed(model.Freeze(self._clock() + seconds))
+        self.feed(model.Freeze(self.clock() + seconds))
         return seconds
 
     def resume(self) -> bool:
@@ -733,7 +651,7 @@ class Node:
     def frozen_until(self) -> float | None:
         """Unix time."""
         end = self.state.frozen_until
-        return None if end is None else self._wall() + max(0.0, end - self._clock())
+        return None if end is None else self._wall() + max(0.0, end - self.clock())
 
     def _obeyed(self, forced: Forced) -> bool:
         s = self.state
@@ -765,7 +683,7 @@ class Node:
             raise RefusedError(what)
         if ("cluster", "psk_file") in keys:
             self.engine.set_keys(new.cluster.psk)
-            self._key_waits, self._key_again = self._clock(), 0.0
+            self.looks.new_keys()
         new.cluster.forget()
         old, self.config = self.config, new
         self.log.level = new.log.level
