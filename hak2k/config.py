@@ -30,6 +30,8 @@ from hak2k import keys
 from hak2k._toml import Path as KeyPath
 from hak2k._toml import locate, show
 from hak2k.errors import ConfigError
+from hak2k.health.kind import LABEL, LABEL_RULE, Option
+from hak2k.health.table import KINDS
 from hak2k.keys import derive_key, fingerprint, strength
 from hak2k.quality import DEFAULT_WEIGHT, MAX_WEIGHT
 from hak2k.settings import (
@@ -38,6 +40,7 @@ from hak2k.settings import (
     ClusterConfig,
     Config,
     ControlConfig,
+    HealthConfig,
     InterfaceConfig,
     LinkConfig,
     LivenessConfig,
@@ -77,6 +80,7 @@ _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:()+-]{0,31}")
 _MODEL = re.compile(r"[!-~]([ -~]{0,30}[!-~])?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}")
 _IFNAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._@+-][A-Za-z0-9._@+:-]{0,14}")
+_NAME = re.compile(LABEL)
 _TOML_LINE = re.compile(r"^(.*) \(at line (\d+), column \d+\)$")
 MAX_NETWORKS: Final = 64  # HAK_NETS_MAX of csrc/hak_policy.h
 _MOST_PSK = 65536
@@ -414,6 +418,80 @@ def _read_interface(t: _Table) -> InterfaceConfig:
     )
 
 
+def _read_option(t: _Table, key: str, option: Option) -> Any:
+    pattern = re.compile(option.pattern)
+    if not option.many:
+        if not option.required and key not in t.data:
+            t.known.add(key)
+            return None
+        return t.text(key, pattern, option.rule, ...)
+    items = t.items(key, ... if option.required else [])
+    for i, item in enumerate(items):
+        if not isinstance(item, str) or pattern.fullmatch(item) is None:
+            t.report((*t.path, key, i), f"{item!r} is not allowed; use {option.rule}")
+    if not items and key in t.data:
+        t.bad(key, f"is empty; use {option.rule}")
+    return items or None
+
+
+def _read_health(t: _Table) -> HealthConfig:
+    word = t._get("kind", str, ...)
+    kind = KINDS.get(word or "")
+    if kind is None:
+        if word is not None:
+            t.bad("kind", f"{word!r} is not known; use one of {', '.join(sorted(KINDS))}")
+        t.known.update(t.data)  # whatever else is there belongs to a kind we do not know
+        return HealthConfig("", "")
+    before = len(t.report.found)
+    interval = t.number("interval_s", 1, 86400, "seconds", kind.interval_s, float)
+    timeout = t.number(
+        "timeout_s", 0.1, 3600, "seconds", min(kind.timeout_s, max(interval, 1)), float
+    )
+    level, fail, recover = kind.level, None, None
+    if level is not None:
+        fail = t.number("fail", level.low, level.high, level.unit, level.fail, float)
+        fail = fail if "fail" in t.data else level.fail
+        # A limit of one's own, and another's way back, seldom fit.
+        back = level.recover if "fail" not in t.data else None
+        recover = t.number("recover", level.low, level.high, level.unit, back, float)
+        recover = recover if "recover" in t.data else back
+    config = HealthConfig(
+        name=t.text("name", _NAME, LABEL_RULE, kind.name),
+        kind=kind.name,
+        weight=t.number("weight", 0, MAX_WEIGHT, "", DEFAULT_WEIGHT, int),
+        interval_s=float(interval),
+        timeout_s=float(timeout),
+        fail_after=t.number("fail_after", 1, 100, "samples", kind.fail_after, int),
+        recover_after=t.number("recover_after", 1, 100, "samples", kind.recover_after, int),
+        fail=fail,
+        recover=recover,
+        required=t.flag("required", False),
+        options={key: _read_option(t, key, option) for key, option in kind.options.items()},
+    )
+    if len(t.report.found) > before:
+        return config
+    wrong = kind.check(config.options)
+    if wrong is not None:
+        t.bad(next(iter(kind.options)), wrong)
+    if timeout > interval:
+        t.report.contradiction(
+            (*t.path, "timeout_s"),
+            (*t.path, "interval_s"),
+            f"{timeout:g} s is longer than the {interval:g} s to the next sample",
+        )
+    if level is not None and recover is not None:
+        if fail is None:
+            t.bad("recover", 'says nothing without "fail"; add it')
+        elif (recover < fail) if level.falls else (recover > fail):
+            side = "below" if level.falls else "above"
+            t.report.contradiction(
+                (*t.path, "recover"),
+                (*t.path, "fail"),
+                f"{recover:g} {level.unit} lies {side} {fail:g}, where it fails",
+            )
+    return config
+
+
 def _read_liveness(t: _Table) -> LivenessConfig:
     return LivenessConfig(
         heartbeat_ms=t.number("heartbeat_ms", 5, 10000, "ms", 50, int),
@@ -477,6 +555,7 @@ def _cross_check(report: _Report, c: Config) -> None:
     for key in ("name", "interface", "local", "peer"):
         _unique(report, "link", key, [getattr(link, key) for link in c.link])
     _unique(report, "interface", "name", [i.name for i in c.interface])
+    _unique(report, "health", "name", [h.name for h in c.health])
     owner: dict[str, KeyPath] = {}
     for i, interface in enumerate(c.interface):
         for j, link in enumerate(c.link):
@@ -505,7 +584,7 @@ def _cross_check(report: _Report, c: Config) -> None:
 
 _SECTIONS = (
     *("node", "cluster", "control", "stream", "link", "interface", "liveness"),
-    *("swap", "log"),
+    *("swap", "log", "health"),
 )
 
 
@@ -532,12 +611,14 @@ def parse_config(text: str, path: Path) -> Config:
     def section(name: str) -> _Table:
         return _Table(report, (name,), data.get(name, {}))
 
-    def read_all(name: str, read: Callable[[_Table], _T], most: int) -> tuple[_T, ...]:
+    def read_all(
+        name: str, read: Callable[[_Table], _T], most: int, least: int = 1
+    ) -> tuple[_T, ...]:
         rows = data.get(name, [])
         if not isinstance(rows, list):
             report((name,), f"must be an array of tables; write [[{name}]]")
             return ()
-        if not rows:
+        if len(rows) < least:
             report((name,), f"is missing; add a [[{name}]] table")
         if len(rows) > most:
             report((name, most), f"there are {len(rows)}; at most {most} are possible")
@@ -565,6 +646,7 @@ def parse_config(text: str, path: Path) -> Config:
         liveness=read_one("liveness", _read_liveness),
         swap=read_one("swap", _read_swap),
         log=read_one("log", lambda t: _read_log(t, base, control.socket)),
+        health=read_all("health", _read_health, 64, least=0),
         lines=report.lines,
     )
     top.done()

@@ -87,6 +87,19 @@ CATALOG: Final[dict[str, Entry]] = {
         "warning", "a data interface is down or lost its carrier", "look at the cable"
     ),
     "interface.lost": Entry("error", "a data interface does not exist any more", "create it again"),
+    "health.failed": Entry(
+        "warning",
+        "a component of [[health]] fails and costs its weight in quality",
+        "see the text; `hainfo -v` has all of them",
+    ),
+    "health.recovered": Entry("info", "a component is good again", ""),
+    "health.absent": Entry("info", "a component is not there any more; this costs nothing", ""),
+    "health.present": Entry("info", "a component is there again", ""),
+    "health.sampler": Entry(
+        "error",
+        "the process that checks health ended or cannot be started; it is tried again",
+        "see the text; look for what ended it (out of memory?)",
+    ),
     "quality.changed": Entry("info", "the quality factor changed", ""),
     "priority.changed": Entry("info", "the priority changed", ""),
     "force.set": Entry("info", "an operator forced a state, or lifted it", ""),

@@ -85,14 +85,10 @@ class Looks:
         told = stats.get("apply.created", 0) - stats.get("apply.deleted", 0)
         told -= stats.get("sync.removed", 0)
         before, self._table_seen = self._table_seen, (count, told)
-        if (
-            self._node.state.role is not Role.PASSIVE
-            or not self._node.state.synced
-            or before is None
-        ):
-            self._table_seen = (
-                None if self._node.state.role is not Role.PASSIVE else self._table_seen
-            )
+        if self._node.state.role is not Role.PASSIVE:
+            self._table_seen = None
+            return
+        if not self._node.state.synced or before is None:
             return
         missing = before[0] + told - before[1] - count
         if missing > max(MISSING_LEAST, before[0] * MISSING_SHARE) and now >= self._table_again:

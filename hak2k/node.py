@@ -31,6 +31,8 @@ from hak2k.election import Row, deadline, refusal, settled, status, step
 from hak2k.engine import Engine, EngineEvent, PeerInfo, SwapTimes, TableInfo
 from hak2k.errors import ConfigError, HakError, KernelError, RefusedError
 from hak2k.events import EventLog
+from hak2k.health.interfaces import Interfaces
+from hak2k.health.monitor import Component, Health
 from hak2k.looks import Looks
 from hak2k.model import Forced, Mode, Role
 from hak2k.netwatch import Snapshot
@@ -96,10 +98,18 @@ class Node:
             config.liveness.heartbeat_ms,
             config.liveness.dead_after_ms,
         )
-        self.state = model.initial(
-            clock(), quality=self._quality(), priority=config.cluster.priority
-        )
         self.boot = self.mode_since = wall()
+        self._interfaces = Interfaces()
+        self.health = Health(
+            config.health,
+            emit=log.emit,
+            changed=self._update_quality,
+            active=lambda: self.state.role is Role.ACTIVE,
+            clock=clock,
+            wall=wall,
+        )
+        self.state = model.initial(clock(), priority=config.cluster.priority)
+        self.state = replace(self.state, quality=self._quality())
         self.recorder = Recorder(config.log.recorder, self.rules)
         log.watch(self.recorder.log)
         self.busy = False
@@ -136,6 +146,7 @@ class Node:
         self._every("gate", GATE_PROBE_S, self._probe_gate)
         for look, seconds in self.looks.table():
             self._every(look.__name__, seconds, look)
+        self.health.start()
         if self.config.swap.garp_interval_s > 0:
             self._schedule_garp()
 
@@ -149,6 +160,7 @@ class Node:
         for timer in (*self._timers.values(), *self._announcing):
             timer.cancel()
         loop.remove_reader(self.engine.fileno())
+        self.health.close()
         self.engine.close()
         self.recorder.close()
 
@@ -472,9 +484,13 @@ class Node:
 
     # --- interfaces ---
 
+    def components(self) -> list[Component]:
+        """What makes up the quality factor."""
+        interfaces = self._interfaces.components(self.config.interface, self.snapshot, self._wall())
+        return interfaces + self.health.components()
+
     def _quality(self) -> int:
-        weights = self.config.weights
-        return quality(weights, self.snapshot.working(weights))
+        return quality([c.part for c in self.components()])
 
     def on_snapshot(self, new: Snapshot) -> None:
         """Interfaces or addresses changed; called in the loop's thread."""
@@ -693,6 +709,7 @@ class Node:
             self.log.emit("priority.changed", f"priority is {value}", priority=value)
             self.feed(model.PriorityChanged(value))
         self._schedule_garp()
+        self.health.reload(new.health)
         self._update_quality()
         names = [new.where(*k).rsplit(": ", 1)[-1] for k in keys]
         text = "changed: " + ", ".join(names) if names else "nothing changed"

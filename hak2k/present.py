@@ -128,6 +128,7 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         how = lease["state"] if lease["enforced"] else "not enforced"
         left = "" if lease["left_ms"] is None else f"{lease['left_ms']:g} ms left"
         out.append(_row("lease", how, left))
+        out += health_lines(info["health"], local["quality"])
     out.append(_row("FwadminRevision", _NONE, _NONE))
     pressure = info["stream"].get("pressure", 0)
     if pressure:
@@ -139,6 +140,20 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         out.append("Notice: the other firewall has not been heard yet")
     elif not peer.get("alive", True):
         out.append("Notice: the other firewall does not answer")
+    return out
+
+
+def health_lines(rows: list[Json], quality: int) -> list[str]:
+    """The table behind the quality factor: what costs how much."""
+    kind = max((len(r["kind"]) for r in rows), default=0)
+    head = f"{'component':<16} {'kind':<{kind}} {'state':<8} weight  cost  since"
+    out = [f"quality {quality} %:", f"  {head}"]
+    for r in rows:
+        name, cost = _cut(r["component"], 16), f"{r['cost']:g}" if r["cost"] else "-"
+        left = f"{name:<16} {r['kind']:<{kind}} {r['state']:<8} {r['weight']:>6} {cost:>5}"
+        out.append(f"  {left}  {when(r['since'])}")
+        if r["reason"]:
+            out.append(_cut(f"    {r['reason']}", WIDTH))
     return out
 
 

@@ -17,11 +17,14 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from hak2k.errors import KernelError
 
-NEEDED: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+NET_RAW: Final = 13
+NEEDED: Final = {12: "CAP_NET_ADMIN", NET_RAW: "CAP_NET_RAW"}
 USEFUL: Final = {14: "CAP_IPC_LOCK", 23: "CAP_SYS_NICE"}
 KEPT: Final = sum(1 << bit for bit in (*NEEDED, *USEFUL))
 
@@ -31,16 +34,17 @@ _PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_RAISE: Final = 2
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _VERSION_3: Final = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _prctl(what: str, option: int, value: int = 0) -> int:
+def _prctl(what: str, option: int, value: int = 0, second: int = 0) -> int:
     # Unused arguments must be zero, and as long as the kernel takes them to be.
     zero = ctypes.c_ulong(0)
-    done = int(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero))
+    done = int(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(second), zero, zero))
     if done < 0:
         raise KernelError(f"{what}", ctypes.get_errno())
     return done
@@ -88,6 +92,20 @@ def drop() -> None:
     data = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
     if _libc.capset(header, data) < 0:
         raise KernelError("dropping capabilities", ctypes.get_errno())
+
+
+@contextmanager
+def lent_to_children(capability: int) -> Iterator[None]:
+    """Processes that this thread starts in the block have the capability, if we have it.
+    (Root's have it anyway.)"""
+    try:
+        _prctl("ambient capabilities", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
+    except KernelError:
+        pass  # they will say what they cannot do
+    try:
+        yield
+    finally:
+        _prctl("ambient capabilities", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
 
 
 def no_dumps() -> None:

@@ -17,6 +17,7 @@ from hak2k.control import Handler
 from hak2k.engine import PeerInfo, TableInfo, wire_version
 from hak2k.errors import RefusedError, UsageError
 from hak2k.events import rfc3339
+from hak2k.health.monitor import explain as explain_quality
 from hak2k.model import Forced, Mode, TableState
 from hak2k.node import Node
 from hak2k.why import explain
@@ -114,6 +115,7 @@ class Service:
                 "policy_differs": peer is not None and peer.policy_differs,
                 **self._key(stream.key),
             },
+            "health": self._health(),
             "gate": self._gate(),
             "lease": asdict(engine.lease()),
             "table": {
@@ -125,6 +127,14 @@ class Service:
                 **_differences(table),
             },
         }
+
+    def _health(self) -> list[dict[str, Any]]:
+        """Which component costs how much of 100 points, the dearest first."""
+        rows = explain_quality(self.node.components())
+        for row in rows:
+            for key in ("since", "checked"):
+                row[key] = None if row[key] is None else rfc3339(row[key])
+        return rows
 
     def _gate(self) -> dict[str, Any]:
         """What the kernel has now, and how often it was not as it should be."""

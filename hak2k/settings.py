@@ -14,6 +14,7 @@ from typing import Any, Final
 from hak2k import keys
 from hak2k._toml import Path as KeyPath
 from hak2k._toml import show
+from hak2k.health.table import KINDS
 from hak2k.quality import DEFAULT_WEIGHT
 
 DEFAULT_SOCKET: Final = "/run/hak2k/control.sock"
@@ -107,6 +108,32 @@ class InterfaceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthConfig:
+    name: str
+    """What `hainfo -v` and events call it; unique."""
+    kind: str
+    """One of hak2k.health.table.KINDS; it has the defaults of what follows."""
+    weight: int = DEFAULT_WEIGHT
+    """Its share in the quality factor, 0 to 9999."""
+    interval_s: float = 10.0
+    """Seconds from one sample to the next; 1 to 86400."""
+    timeout_s: float = 5.0
+    """A sample that takes longer is a bad one; at most interval_s."""
+    fail_after: int = 2
+    """So many bad samples in a row make it fail; 1 to 100."""
+    recover_after: int = 3
+    """So many good ones make it good again; 1 to 100."""
+    fail: float | None = None
+    """The measured value that is bad."""
+    recover: float | None = None
+    """The value that is good again."""
+    required: bool = False
+    """What is not there has failed."""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The kind's own keys."""
+
+
+@dataclass(frozen=True, slots=True)
 class LivenessConfig:
     heartbeat_ms: int = 50
     """Between two heartbeats on each link; 5 to 10000 ms."""
@@ -152,6 +179,7 @@ class Config:
     liveness: LivenessConfig
     swap: SwapConfig
     log: LogConfig
+    health: tuple[HealthConfig, ...]
     lines: Mapping[KeyPath, int] = field(repr=False, compare=False)
     """Line numbers by key path, for messages."""
 
@@ -170,10 +198,6 @@ class Config:
         return out
 
     @property
-    def weights(self) -> dict[str, int]:
-        return {i.name: i.weight for i in self.interface}
-
-    @property
     def announcements(self) -> list[tuple[str, str]]:
         """(interface, address without prefix), in the order of the file."""
         return [(i.name, a.split("/")[0]) for i in self.interface for a in i.addresses]
@@ -184,6 +208,9 @@ RELOADABLE: Final = frozenset(
     {
         "cluster.priority",
         "cluster.psk_file",
+        "health",
+        *(f"health[*].{f.name}" for f in fields(HealthConfig)),
+        *(f"health[*].{key}" for kind in KINDS.values() for key in kind.options),
         "interface[*].weight",
         "log.level",
         "swap.freeze_max_s",

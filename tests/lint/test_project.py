@@ -15,6 +15,7 @@ import pytest
 
 from hak2k import cli, config, events, settings
 from hak2k._version import __version__
+from hak2k.health.table import KINDS
 from tests.lint import tree
 
 ROOT = tree.ROOT
@@ -111,6 +112,7 @@ def keys() -> list[tuple[str, str]]:
         kind = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
         if dataclasses.is_dataclass(kind):
             out += [(section.name, f.name) for f in dataclasses.fields(kind) if f.repr]
+    out += [("health", key) for key in sorted({k for x in KINDS.values() for k in x.options})]
     return out
 
 

@@ -54,6 +54,18 @@ INFO: dict[str, Any] = {
     ],
     "stream": {"lag_records": 0, "lag_ms": 0.0, "sequence": 99, "encrypted": True},
     "gate": {"state": "open", "rebuilt": 0, "rebuilt_at": None, "rebuilt_why": None},
+    "health": [
+        {
+            "component": "a-name-of-32-characters-and-longer",
+            "kind": "temperature",
+            "state": "degraded",
+            "weight": 9999,
+            "cost": 33.3,
+            "since": "2026-01-31T11:00:00.000Z",
+            "checked": "2026-01-31T12:00:00.000Z",
+            "reason": "a reason that is longer than any terminal of 80 columns could show " * 2,
+        }
+    ],
     "lease": {"enforced": True, "state": "on", "left_ms": 150.5, "refused": 0},
     "table": {"entries": 5, "equal": None, "as_of": 99, "age_ms": 0.0},
 }
@@ -285,6 +297,16 @@ def test_hainfo_v_has_the_fields_of_the_note() -> None:
     for label in ("supervisor", "balanc. paused", "last conf sync", "state", "main link"):
         assert label in labels
     assert labels.index("mode") < labels.index("supervisor") < labels.index("quality")
+
+
+def test_hainfo_v_explains_the_quality() -> None:
+    lines = info_lines(INFO, True)
+    at = next(i for i, line in enumerate(lines) if line.startswith("quality ") and "%" in line)
+    columns = ("component", "kind", "state", "weight", "cost")
+    row = [lines[at + 2][lines[at + 1].index(c) :].split()[0] for c in columns[:3]]
+    assert row == ["a-name-of-32-ch~", "temperature", "degraded"]
+    assert lines[at + 2].split()[3:5] == ["9999", "33.3"]
+    assert lines[at + 3].startswith("    a reason that")
 
 
 def test_nothing_is_wider_than_a_terminal() -> None:

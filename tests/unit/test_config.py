@@ -35,7 +35,8 @@ def test_a_good_one(tmp_path: Path) -> None:
     assert got.stream.protocols is None
     assert got.stream.exclude_mark == (0x100, 0x100)
     assert [x.interface for x in got.link] == ["ha0", "ha1"]
-    assert got.weights == {"lan": 100, "wan": 100}
+    assert {i.name: i.weight for i in got.interface} == {"lan": 100, "wan": 100}
+    assert got.health == ()
     assert got.announcements[1] == ("lan", "fd71::1")
     assert got.notices() == []
 
