@@ -29,7 +29,11 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_OPERSTATE = 1, 3, 16
+_IFLA_MASTER, _IFLA_LINKINFO = 10, 18
 _IFLA_EXT_MASK, _IFLA_CARRIER = 29, 33
+_INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5  # in IFLA_LINKINFO
+_BOND_AD_INFO, _AD_INFO_AGGREGATOR = 23, 1  # in INFO_DATA: the aggregator in use
+_SLAVE_MII_STATUS, _SLAVE_AGGREGATOR = 2, 6  # in INFO_SLAVE_DATA of a bond's member
 _RTEXT_FILTER_SKIP_STATS = 8  # keeps the answer short
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFF_UP = 1
@@ -51,6 +55,15 @@ class Link:
     carrier: bool
     operstate: int
     """IF_OPER_*; 6 up, 0 unknown (a driver that does not say)."""
+    kind: str = ""
+    """What made it: "bond", "vlan" ...; empty: hardware, or it does not say."""
+    aggregator: int | None = None
+    """Of a bond with LACP: the group of members in use."""
+
+    @property
+    def aggregate(self) -> bool:
+        """Whether it stands for several members."""
+        return self.kind in ("bond", "team")
 
     @property
     def working(self) -> bool:
@@ -96,6 +109,7 @@ class Rtnl:
         self._sequence = 0
         # Question, last answer and what it meant: nearly always the same again.
         self._seen: dict[str, tuple[bytes, bytes, Link | None]] = {}
+        self._members: dict[int, tuple[int | None, list[bytes], dict[str, bool]]] = {}
 
     def close(self) -> None:
         self._socket.close()
@@ -145,6 +159,20 @@ class Rtnl:
         self._seen[name] = (body, payload, link)
         return link
 
+    def members(self, master: Link) -> dict[str, bool]:
+        """Whether each member of an aggregate works: it has a carrier, the bond thinks so
+        too, and with LACP it is in the group in use."""
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        body += _attribute(_IFLA_MASTER, struct.pack("=I", master.index))
+        body += _attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+        answers = self._ask(_RTM_GETLINK, _NLM_F_DUMP, body)
+        payloads = [p for kind, p in answers if kind == _RTM_NEWLINK]
+        seen = self._members.get(master.index)
+        if seen is None or seen[:2] != (master.aggregator, payloads):
+            found = dict(m for p in payloads if (m := _member(p, master)) is not None)
+            seen = self._members[master.index] = (master.aggregator, payloads, found)
+        return seen[2]
+
     def addresses(self) -> list[tuple[int, bytes]]:
         """(interface index, address of 4 or 16 bytes), all of this netns."""
         out = []
@@ -164,6 +192,10 @@ class Rtnl:
 def _link(payload: bytes, name: str) -> Link:
     _, kind, index, flags, _ = _IFINFO.unpack_from(payload)
     found = dict(_attributes(payload, _IFINFO.size))
+    info = dict(_attributes(found.get(_IFLA_LINKINFO, b""), 0))
+    made = info.get(_INFO_KIND, b"").rstrip(b"\0").decode()
+    bond = dict(_attributes(info.get(_INFO_DATA, b""), 0)) if made == "bond" else {}
+    lacp = dict(_attributes(bond.get(_BOND_AD_INFO, b""), 0))
     return Link(
         name=found.get(_IFLA_IFNAME, name.encode()).rstrip(b"\0").decode(),
         index=index,
@@ -172,7 +204,29 @@ def _link(payload: bytes, name: str) -> Link:
         up=bool(flags & _IFF_UP),
         carrier=found.get(_IFLA_CARRIER, b"\1")[0] != 0,
         operstate=found.get(_IFLA_OPERSTATE, b"\0")[0],
+        kind=made,
+        aggregator=_u16(lacp.get(_AD_INFO_AGGREGATOR)),
     )
+
+
+def _member(payload: bytes, master: Link) -> tuple[str, bool] | None:
+    """(name, whether it works) of a member; None: it is not one of this master."""
+    found = dict(_attributes(payload, _IFINFO.size))
+    # A kernel that does not know the filter lists all interfaces.
+    if found.get(_IFLA_MASTER) != struct.pack("=I", master.index):
+        return None
+    link = _link(payload, "")
+    info = dict(_attributes(found.get(_IFLA_LINKINFO, b""), 0))
+    of_bond = master.kind == "bond"
+    slave = dict(_attributes(info.get(_INFO_SLAVE_DATA, b""), 0)) if of_bond else {}
+    works = link.working and slave.get(_SLAVE_MII_STATUS, b"\0")[0] == 0
+    if master.aggregator is not None:
+        works = works and _u16(slave.get(_SLAVE_AGGREGATOR)) == master.aggregator
+    return link.name, works
+
+
+def _u16(value: bytes | None) -> int | None:
+    return None if value is None or len(value) < 2 else int(struct.unpack_from("=H", value)[0])
 
 
 def _open(groups: int) -> socket.socket:

@@ -414,6 +414,7 @@ def _read_interface(t: _Table) -> InterfaceConfig:
     return InterfaceConfig(
         name=t.text("name", _IFNAME, "the name of an interface", ...),
         weight=t.number("weight", 0, MAX_WEIGHT, "", DEFAULT_WEIGHT, int),
+        members=t.flag("members", False),
         addresses=tuple(addresses),
     )
 

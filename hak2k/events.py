@@ -100,6 +100,13 @@ CATALOG: Final[dict[str, Entry]] = {
         "the process that checks health ended or cannot be started; it is tried again",
         "see the text; look for what ended it (out of memory?)",
     ),
+    "member.up": Entry("info", "a member of an aggregate works", ""),
+    "member.down": Entry(
+        "warning",
+        "a member of an aggregate does not work, or left it; it costs quality only with "
+        "members = true",
+        "look at its cable, and at LACP on the switch",
+    ),
     "quality.changed": Entry("info", "the quality factor changed", ""),
     "priority.changed": Entry("info", "the priority changed", ""),
     "force.set": Entry("info", "an operator forced a state, or lifted it", ""),

@@ -37,6 +37,8 @@ class Snapshot:
     """Watched interfaces that exist, by name."""
     addresses: frozenset[tuple[int, bytes]] = frozenset()
     """(interface index, address) of the whole network namespace."""
+    members: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """Of watched aggregates: whether each member works, by name."""
 
     def working(self, names: Iterable[str]) -> set[str]:
         """Those of `names` that are up and have a carrier."""
@@ -56,12 +58,14 @@ def look(names: Iterable[str]) -> Snapshot:
     rtnl = Rtnl()
     try:
         found = {name: rtnl.link(name) for name in names}
-        return Snapshot(
-            {name: link for name, link in found.items() if link is not None},
-            frozenset(rtnl.addresses()),
-        )
+        links = {name: link for name, link in found.items() if link is not None}
+        return Snapshot(links, frozenset(rtnl.addresses()), _members(rtnl, links))
     finally:
         rtnl.close()
+
+
+def _members(rtnl: Rtnl, links: dict[str, Link]) -> dict[str, dict[str, bool]]:
+    return {name: rtnl.members(link) for name, link in links.items() if link.aggregate}
 
 
 class NetWatch:
@@ -129,6 +133,7 @@ class NetWatch:
                     else:
                         found = {n: self.snapshot.links.get(n) for n in self._slow}
                     links |= {n: link for n, link in found.items() if link is not None}
+                    members = _members(rtnl, links)
                     addresses = self.snapshot.addresses
                     if changed or now >= addresses_at:
                         addresses = frozenset(rtnl.addresses())
@@ -137,7 +142,7 @@ class NetWatch:
                     # A stall of the kernel's: what we knew stays true until it
                     # answers again.
                     continue
-                new = Snapshot(links, addresses)
+                new = Snapshot(links, addresses, members)
                 if new != self.snapshot:
                     self.snapshot = new
                     self._notify(new)

@@ -31,7 +31,7 @@ from hak2k.election import Row, deadline, refusal, settled, status, step
 from hak2k.engine import Engine, EngineEvent, PeerInfo, SwapTimes, TableInfo
 from hak2k.errors import ConfigError, HakError, KernelError, RefusedError
 from hak2k.events import EventLog
-from hak2k.health.interfaces import Interfaces
+from hak2k.health.interfaces import Interfaces, member_news
 from hak2k.health.monitor import Component, Health
 from hak2k.looks import Looks
 from hak2k.model import Forced, Mode, Role
@@ -503,6 +503,8 @@ class Node:
                 if was is not None:
                     self.log.emit("interface.lost", f"{name} is gone", name=name)
                 continue
+            for id, text, member in member_news(old, new, name):
+                self.log.emit(id, text, name=name, member=member)
             # A new device of the old name is not behind the old gate.
             rebuilt |= was is None or was.index != now.index
             if was is None or was.working != now.working:
@@ -709,6 +711,7 @@ class Node:
             self.log.emit("priority.changed", f"priority is {value}", priority=value)
             self.feed(model.PriorityChanged(value))
         self._schedule_garp()
+        self._interfaces.forget()
         self.health.reload(new.health)
         self._update_quality()
         names = [new.where(*k).rsplit(": ", 1)[-1] for k in keys]

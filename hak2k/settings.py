@@ -103,6 +103,9 @@ class InterfaceConfig:
     """A data interface, behind the gate."""
     weight: int = DEFAULT_WEIGHT
     """Its share in the quality factor, 0 to 9999."""
+    members: bool = False
+    """Of a bond: each member that is lost costs its share of the weight; else only the
+    last one does."""
     addresses: tuple[str, ...] = ()
     """Its addresses, "10.0.0.1/24" or "fd00::1/64": announced at each swap."""
 
@@ -211,6 +214,7 @@ RELOADABLE: Final = frozenset(
         "health",
         *(f"health[*].{f.name}" for f in fields(HealthConfig)),
         *(f"health[*].{key}" for kind in KINDS.values() for key in kind.options),
+        "interface[*].members",
         "interface[*].weight",
         "log.level",
         "swap.freeze_max_s",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from hak2k._rtnl import Rtnl
 from hak2k.lab import until
 from hak2k.lab.rtnl import End
 from hak2k.netwatch import NetWatch, Snapshot, look
@@ -98,3 +99,26 @@ def test_many_addresses_fit_several_messages(two: Two, many: int) -> None:
         two.fw.rtnl.add_address("ha0", f"10.9.{i // 200}.{i % 200 + 1}/32")
     found = [a for a in two.fw.call(look, []).local_addresses() if a[:2] == b"\x0a\x09"]
     assert len(found) == many
+
+
+def test_members(two: Two) -> None:
+    """Of a bridge, for this needs no bonding driver: what a bond's members say beyond
+    their carriers is in tests/unit/test_bond.py."""
+    two.fw.rtnl.add_bridge("br0")
+    two.fw.rtnl.up("br0")
+    for name in ("lan", "wan"):
+        two.fw.rtnl.set_master(name, "br0")
+    with two.fw.enter():
+        rtnl = Rtnl()
+    try:
+        master = rtnl.link("br0")
+        assert master is not None
+        assert master.kind == "bridge"
+        assert not master.aggregate
+        assert rtnl.members(master) == {"lan": True, "wan": True}
+        two.host.rtnl.down("wan")
+        until(lambda: rtnl.members(master) == {"lan": True, "wan": False}, what="carrier lost")
+        two.fw.rtnl.set_master("lan", None)
+        assert rtnl.members(master) == {"wan": False}
+    finally:
+        rtnl.close()
