@@ -459,7 +459,7 @@ def _read_health(t: _Table) -> HealthConfig:
     config = HealthConfig(
         name=t.text("name", _NAME, LABEL_RULE, kind.name),
         kind=kind.name,
-        weight=t.number("weight", 0, MAX_WEIGHT, "", DEFAULT_WEIGHT, int),
+        weight=t.number("weight", 0, MAX_WEIGHT, "", kind.weight, int),
         interval_s=float(interval),
         timeout_s=float(timeout),
         fail_after=t.number("fail_after", 1, 100, "samples", kind.fail_after, int),

@@ -130,6 +130,9 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         out.append(_row("lease", how, left))
         out += health_lines(info["health"], local["quality"])
     out.append(_row("FwadminRevision", _NONE, _NONE))
+    dear = [f"{r['component']} {r['cost']:g}" for r in info.get("health", ()) if r["cost"]]
+    if dear and not verbose:
+        out.append(_cut(f"Notice: quality, points lost: {', '.join(dear)} (hainfo -v)", WIDTH))
     pressure = info["stream"].get("pressure", 0)
     if pressure:
         held, cause = info["stream"]["held"], info["stream"]["pressure_cause"]

@@ -86,26 +86,31 @@ def drop() -> None:
             except KernelError:
                 break  # one past the last that this kernel knows
             _prctl("bounding set", _PR_CAPBSET_DROP, bit)
-    kept = have & KEPT
+    _set(have & KEPT, inheritable=0)
+
+
+def _set(kept: int, inheritable: int) -> None:
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     # effective, permitted, inheritable: the low 32 bits of each, then the high ones
-    data = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
+    data = (ctypes.c_uint32 * 6)(kept, kept, inheritable, 0, 0, 0)
     if _libc.capset(header, data) < 0:
-        raise KernelError("dropping capabilities", ctypes.get_errno())
+        raise KernelError("setting capabilities", ctypes.get_errno())
 
 
 @contextmanager
 def lent_to_children(capability: int) -> Iterator[None]:
     """Processes that this thread starts in the block have the capability, if we have it.
-    (Root's have it anyway.)"""
+    After `drop`, which leaves nothing to inherit."""
+    have = effective() & KEPT
+    if os.geteuid() == 0 or not have >> capability & 1:  # root's have it anyway
+        yield
+        return
+    _set(have, inheritable=1 << capability)
     try:
         _prctl("ambient capabilities", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
-    except KernelError:
-        pass  # they will say what they cannot do
-    try:
         yield
     finally:
-        _prctl("ambient capabilities", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+        _set(have, inheritable=0)  # what cannot be inherited is not ambient either
 
 
 def no_dumps() -> None:

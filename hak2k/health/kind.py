@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from hak2k.quality import DEFAULT_WEIGHT
+
 LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,31}"
 LABEL_RULE: Final = "1 to 32 of A-Z a-z 0-9 . _ : -"
 
@@ -92,6 +94,7 @@ class Kind:
     where it cannot tell, which counts as bad."""
     options: Mapping[str, Option] = field(default_factory=dict)
     level: Level | None = None
+    weight: int = DEFAULT_WEIGHT
     interval_s: float = 10.0
     timeout_s: float = 5.0
     fail_after: int = 2

@@ -2,6 +2,9 @@
 
 memory: the share of the last 10 s in which nothing at all could go on (full); cpu: in
 which something had to wait for its turn (some).
+
+Without a weight unless one is given: what the traffic costs moves with the role, and two
+nodes that each find themselves overloaded would hand it back and forth.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ MEMORY: Final = Kind(
     "memory",
     partial(_sample, "memory", "full"),
     level=Level("%", 0.1, 100, 20, 5),
+    weight=0,
     fail_after=3,
     prompt=False,
 )
@@ -34,6 +38,7 @@ CPU: Final = Kind(
     "cpu",
     partial(_sample, "cpu", "some"),
     level=Level("%", 0.1, 100, 90, 60),
+    weight=0,
     fail_after=3,
     prompt=False,
 )

@@ -12,6 +12,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,6 +227,33 @@ def test_as_another_user(lab: Lab) -> None:
     assert int(got["CapAmb"], 16) == 0
     assert got["Uid"].split()[0] == "65534"
     assert lab.ctl("fw1", "reload") == {"changed": []}
+
+
+def test_a_capability_lent_to_children() -> None:
+    """Without root, a process that this one starts may ping, and none after it."""
+    wanted = "+net_admin,+net_raw"
+    code = """
+from subprocess import run
+from hak2k import privileges
+show = ["grep", "-h", "-E", "Cap(Inh|Eff)", "/proc/self/status"]
+privileges.drop()
+with privileges.lent_to_children(privileges.NET_RAW):
+    run(show, check=True)
+run(show, check=True)
+run([*show[:-1], f"/proc/{__import__('os').getpid()}/status"], check=True)
+"""
+    done = subprocess.run(
+        [
+            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+            *(f"--inh-caps={wanted}", f"--ambient-caps={wanted}", sys.executable, "-c", code),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    got = [int(line.split()[1], 16) for line in done.stdout.splitlines()]
+    raw, both = 1 << 13, 1 << 12 | 1 << 13
+    assert got == [raw, raw, 0, 0, 0, both], done.stderr
 
 
 def test_socket_for_a_group(lab: Lab) -> None:

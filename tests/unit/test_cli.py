@@ -60,7 +60,7 @@ INFO: dict[str, Any] = {
             "kind": "temperature",
             "state": "degraded",
             "weight": 9999,
-            "cost": 33.3,
+            "cost": 0.0,
             "since": "2026-01-31T11:00:00.000Z",
             "checked": "2026-01-31T12:00:00.000Z",
             "reason": "a reason that is longer than any terminal of 80 columns could show " * 2,
@@ -300,13 +300,17 @@ def test_hainfo_v_has_the_fields_of_the_note() -> None:
 
 
 def test_hainfo_v_explains_the_quality() -> None:
-    lines = info_lines(INFO, True)
+    dear = INFO | {"health": [INFO["health"][0] | {"cost": 33.3}]}
+    lines = info_lines(dear, True)
     at = next(i for i, line in enumerate(lines) if line.startswith("quality ") and "%" in line)
     columns = ("component", "kind", "state", "weight", "cost")
     row = [lines[at + 2][lines[at + 1].index(c) :].split()[0] for c in columns[:3]]
     assert row == ["a-name-of-32-ch~", "temperature", "degraded"]
     assert lines[at + 2].split()[3:5] == ["9999", "33.3"]
     assert lines[at + 3].startswith("    a reason that")
+    (notice,) = [x for x in info_lines(dear, False) if "points lost" in x]
+    assert notice.startswith("Notice: quality, points lost: a-name-of-32-characters-and-longer")
+    assert not [x for x in info_lines(INFO, False) if "points lost" in x]
 
 
 def test_nothing_is_wider_than_a_terminal() -> None:

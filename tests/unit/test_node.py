@@ -296,6 +296,26 @@ def test_interfaces(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
+def test_members_of_an_aggregate(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.alone()
+        rig.node.on_snapshot(replace(snapshot(), members={"lan": {"eth1": True, "eth2": True}}))
+        assert rig.node.state.quality == 100
+        rig.node.on_snapshot(replace(snapshot(), members={"lan": {"eth1": True, "eth2": False}}))
+        assert (rig.event("member.down")["name"], rig.event("member.down")["member"]) == (
+            "lan",
+            "eth2",
+        )
+        assert rig.node.state.quality == 100
+        write(tmp_path, GOOD.replace("weight = 100", "members = true", 1))
+        await rig.service.reload({})
+        assert rig.node.state.quality == 75
+        (row, *_) = (await rig.service.info({}))["health"]
+        assert (row["component"], row["state"], row["cost"]) == ("lan", "degraded", 25)
+
+    run(tmp_path, check)
+
+
 @pytest.mark.parametrize("state", [None, False])
 def test_a_gate_that_was_tampered_with_active(tmp_path: Path, state: bool | None) -> None:
     async def check(rig: Rig) -> None:
