@@ -27,6 +27,7 @@ from hak2k.quality import Part, costs
 from hak2k.settings import HealthConfig
 
 GRACE_S: Final = 1.0  # for the sampler, beyond what it gives the check itself
+START_S: Final = 10.0  # for its first answer: an interpreter has to start
 RESTART_S: Final = 5.0
 PASSIVE: Final = "not checked while passive"
 
@@ -84,6 +85,7 @@ class Sampler:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._number = 0
+        self._heard = False
         self._restart_at = 0.0
 
     def ask(self, config: HealthConfig) -> int | None:
@@ -103,6 +105,11 @@ class Sampler:
         except OSError:
             return None  # full: it hangs; or gone, which the reader will see
         return self._number
+
+    @property
+    def grace(self) -> float:
+        """How much later than a check's deadline its answer may come, in seconds."""
+        return GRACE_S if self._heard else START_S
 
     def close(self) -> None:
         """The process ends by itself, with all that it started."""
@@ -128,7 +135,7 @@ class Sampler:
             self._ended(f"cannot be started: {e.strerror}")
             return False
         ours.setblocking(False)
-        self._socket = ours
+        self._socket, self._heard = ours, False
         asyncio.get_running_loop().add_reader(ours, self._read)
         return True
 
@@ -147,6 +154,7 @@ class Sampler:
                     self._process.kill()
                 self._ended("ended; it is started again")
                 return
+            self._heard = True
             said = json.loads(data)
             self._answered(said["id"], Sample(Seen(said["seen"]), said["reason"], said["value"]))
 
@@ -159,7 +167,7 @@ class _Check:
         self.kind = KINDS[config.kind]
         self.judged = unknown(now)
         self.asked: int | None = None  # an answer is still to come
-        self.asked_at = 0.0
+        self.asked_at = self.deadline = 0.0
         self.timer: asyncio.TimerHandle | None = None
         level = self.kind.level
         self.rule = Rule(
@@ -275,7 +283,9 @@ class Health:
             if check.asked is None:
                 self._late(check)
             else:
-                self._later(check, check.config.timeout_s + GRACE_S, self._late)
+                limit = check.config.timeout_s + self._sampler.grace
+                check.deadline = check.asked_at + limit
+                self._later(check, limit, self._late)
 
     def _late(self, check: _Check) -> None:
         text = f"no answer within {check.config.timeout_s:g} s"
@@ -289,10 +299,11 @@ class Health:
         if check is None:
             return  # of a table that is gone
         check.asked = None
-        took = self._clock() - check.asked_at
-        if took > check.config.timeout_s + GRACE_S:
+        now = self._clock()
+        if now > check.deadline:
             return  # it has been judged without, and the next one is on its way
-        self._later(check, max(0.0, check.config.interval_s - took), self._due)
+        left = check.asked_at + check.config.interval_s - now
+        self._later(check, max(0.0, left), self._due)
         if not check.kind.active_only or self._active():
             self._judge(check, sample)
 
