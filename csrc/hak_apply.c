@@ -266,6 +266,18 @@ static int cure_update(struct hak_apply *a, const struct hak_flow *f)
 {
 	int err = update(a, f);
 
+	if (err == EBUSY) {
+		/* What was told as a whole between two events is ahead of the second one,
+		 * and a status only grows.  Delete the entry for that, and what is expected
+		 * of it is gone as well. */
+		struct hak_flow grown = *f;
+		struct hak_ctmsg here;
+
+		if (!hak_apply_get(a, f, &here)) {
+			grown.status |= here.flow.status & (IPS_SEEN_REPLY | IPS_ASSURED);
+			err = update(a, &grown);
+		}
+	}
 	if (err == EBUSY || err == EOPNOTSUPP) {
 		(void)hak_apply_delete(a, f);
 		err = ENOENT;
@@ -292,9 +304,22 @@ static int put_expect(struct hak_apply *a, const struct hak_record *rec)
 	if (hak_exp_put_create(&w, seq, &rec->expect, true))
 		return EINVAL;
 	err = hak_apply_call(a, &w, seq, NULL);
-	if (err && err != EEXIST)
+	if (err == EEXIST) {
+		/* perhaps with other flags, which no update changes */
+		w = hak_wr_on(a->out, sizeof a->out);
+		seq = ++a->e->apply_nl.seq;
+		if (hak_exp_put_delete(&w, seq, &rec->expect, true))
+			return EINVAL;
+		(void)hak_apply_call(a, &w, seq, NULL);
+		w = hak_wr_on(a->out, sizeof a->out);
+		seq = ++a->e->apply_nl.seq;
+		if (hak_exp_put_create(&w, seq, &rec->expect, true))
+			return EINVAL;
+		err = hak_apply_call(a, &w, seq, NULL);
+	}
+	if (err)
 		return err;
-	if (!err && a->phase == HAK_PHASE_RUNNING && a->scoped)
+	if (a->phase == HAK_PHASE_RUNNING && a->scoped)
 		hak_recon_found(a, &a->found.missing, "missing expectation of", NULL);
 	w = hak_wr_on(a->out, sizeof a->out);
 	seq = ++a->e->apply_nl.seq;

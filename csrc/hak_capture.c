@@ -23,6 +23,8 @@ enum {
 	NAP_NS = 1 * HAK_MS,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
+	WAITING_NS = 250 * HAK_MS,	/* the first look; each one waits twice as long */
+	WAITING_LOOKS = 5,
 	TRAP_QUIET_NS = 500 * HAK_MS,	/* then an incident is over, and told */
 	BUSY_NS = 5 * HAK_MS,		/* a listing's chunk that late goes before events */
 };
@@ -212,12 +214,22 @@ struct hak_flow hak_expect_master(const struct hak_expect *x)
 	};
 }
 
-static void later(struct hak_engine *e, const struct hak_flow *id, uint64_t due)
+/* What was expected may have changed its master's sequence numbers, or waits. */
+static void later(struct hak_engine *e, const struct hak_expect *x)
 {
-	struct hak_ask a = { .flow = *id, .due_ns = due, .seqadj_only = true };
+	struct hak_ask a = {
+		.flow = hak_expect_master(x), .due_ns = hak_now() + SEQADJ_LATER_NS,
+		.seqadj_only = true,
+	};
 
 	pthread_mutex_lock(&e->q_lock);
 	(void)hak_asks_put(&e->fetches, &a);	/* full: its next event will do */
+	if (x->flags & NF_CT_EXPECT_INACTIVE) {
+		a.due_ns = hak_now() + WAITING_NS;
+		a.seqadj_only = false;
+		a.looks = WAITING_LOOKS;
+		(void)hak_asks_put(&e->fetches, &a);
+	}
 	pthread_mutex_unlock(&e->q_lock);
 }
 
@@ -230,6 +242,46 @@ static void send_seqadj(struct hak_engine *e, const struct hak_flow *id)
 		return;
 	f.have &= HAK_HAS_REPLY | HAK_HAS_SEQADJ;
 	hak_say_flow(e, HAK_REC_FLOW_UPDATE, &f);
+}
+
+/* A registration with SIP is expected as "inactive" until the registrar agrees, which
+ * makes no event (nf_conntrack_sip.c, refresh_signalling_expectation).  So it is looked
+ * at a few times; whoever takes longer to agree is found by the next comparison. */
+static void send_registrations(struct hak_engine *e, const struct hak_ask *a)
+{
+	struct hak_ask again = *a;
+	uint8_t buf[8192];
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+	bool waits = false, done = false;
+	size_t n;
+
+	hak_nl_drain(&e->fetch_nl);
+	e->fetch_nl.seq++;
+	if (hak_exp_put_list_of(&w, e->fetch_nl.seq, &a->flow) || hak_nl_send(&e->fetch_nl, &w))
+		return;
+	while (!done && !hak_nl_recv(&e->fetch_nl, buf, sizeof buf, MSG_DONTWAIT, &n) && n) {
+		struct hak_rd r = hak_rd_on(buf, n);
+
+		while (hak_rd_left(&r) && !done) {
+			struct hak_ctmsg m;
+
+			if (hak_ct_next(&r, &m))
+				continue;
+			done = m.what == HAK_CT_DONE || m.what == HAK_CT_ERROR;
+			if (m.what != HAK_CT_EXP_NEW || !(m.expect.flags & NF_CT_EXPECT_PERMANENT))
+				continue;
+			if (m.expect.flags & NF_CT_EXPECT_INACTIVE)
+				waits = true;
+			else
+				hak_say_expect(e, HAK_REC_EXP_NEW, &m.expect);
+		}
+	}
+	if (!waits || !--again.looks)
+		return;
+	again.due_ns = hak_now() + (WAITING_NS << (WAITING_LOOKS - again.looks));
+	pthread_mutex_lock(&e->q_lock);
+	(void)hak_asks_put(&e->fetches, &again);
+	pthread_mutex_unlock(&e->q_lock);
 }
 
 /* An entry found by listing or asked for: all of it, its masters before it. */
@@ -281,6 +333,8 @@ static void serve_fetches(struct hak_capture *c, uint64_t *next)
 			return;
 		if (a.seqadj_only)
 			send_seqadj(e, &a.flow);
+		else if (a.looks)
+			send_registrations(e, &a);
 		else if (hak_fetch(e, &a.flow, &f) && hak_wanted(e, &f))
 			hak_send_whole(e, &f, HAK_MASTERS);
 	}
@@ -357,7 +411,7 @@ static void put_early(struct hak_capture *c, const struct hak_flow *f)
 		    !hak_tuple_equal(&id.orig, &f->orig))
 			continue;
 		hak_say_expect(c->e, HAK_REC_EXP_NEW, &m->expect);
-		later(c->e, &id, hak_now() + SEQADJ_LATER_NS);
+		later(c->e, &m->expect);
 		m->what = 0;
 	}
 }
@@ -383,9 +437,19 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 			hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
 		return;
 	}
-	hak_say_flow(e, m->what == HAK_CT_NEW ? HAK_REC_FLOW_NEW : HAK_REC_FLOW_UPDATE, f);
-	if (m->what == HAK_CT_NEW && f->have & HAK_HAS_HELPER)
+	if (m->what == HAK_CT_NEW && f->have & HAK_HAS_HELPER) {
+		struct hak_flow now;
+
+		/* Its expectation may have told the whole of it already, as it was later
+		 * than this: a NEW on top of that would begin another life over there. */
+		if (hak_fetch(e, f, &now))
+			hak_send_whole(e, &now, HAK_MASTERS);
+		else
+			hak_say_flow(e, HAK_REC_FLOW_NEW, f);
 		put_early(c, f);
+	} else {
+		hak_say_flow(e, m->what == HAK_CT_NEW ? HAK_REC_FLOW_NEW : HAK_REC_FLOW_UPDATE, f);
+	}
 	if (f->have & HAK_HAS_SEQADJ)
 		return;
 	if (f->have & HAK_HAS_STATUS && f->status & IPS_SEQ_ADJUST)
@@ -413,7 +477,7 @@ static void on_expect(struct hak_capture *c, struct hak_ctmsg *m)
 		return;
 	}
 	hak_say_expect(e, m->what == HAK_CT_EXP_NEW ? HAK_REC_EXP_NEW : HAK_REC_EXP_DESTROY, x);
-	later(e, &id, hak_now() + SEQADJ_LATER_NS);
+	later(e, x);
 }
 
 static void on_event_bytes(struct hak_capture *c, const uint8_t *bytes, size_t n)

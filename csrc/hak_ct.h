@@ -87,6 +87,7 @@ enum hak_err hak_exp_put_timeout(struct hak_wr *w, uint32_t seq, const struct ha
 				 uint32_t timeout);
 enum hak_err hak_exp_put_delete(struct hak_wr *w, uint32_t seq, const struct hak_expect *e, bool ack);
 enum hak_err hak_exp_put_list(struct hak_wr *w, uint32_t seq);
+enum hak_err hak_exp_put_list_of(struct hak_wr *w, uint32_t seq, const struct hak_flow *master);
 enum hak_err hak_exp_put_flush(struct hak_wr *w, uint32_t seq, bool ack);
 
 /* A one-line text of a flow, for logs: "tcp 10.71.0.10:4711>10.72.0.10:80 ESTABLISHED".

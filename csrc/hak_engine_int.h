@@ -114,6 +114,7 @@ struct hak_ask {			/* an entry to read anew */
 	struct hak_flow flow;		/* identity */
 	uint64_t due_ns;
 	bool seqadj_only;		/* send only its sequence adjustments */
+	uint8_t looks;			/* or those expectations of it that wait: so often */
 };
 
 struct hak_asks {			/* bounded FIFO, q_lock */

@@ -55,7 +55,7 @@ enum hak_err hak_exp_put_create(struct hak_wr *w, uint32_t seq, const struct hak
 
 	if (bad_expect(e))
 		return HAK_EINVAL;
-	at = begin_new(w, flags(NLM_F_CREATE, ack), seq, e);
+	at = begin_new(w, flags(NLM_F_CREATE | NLM_F_EXCL, ack), seq, e);
 	hak_nla_u32(w, CTA_EXPECT_FLAGS, e->flags & ~(uint32_t)NF_CT_EXPECT_USERSPACE);
 	hak_nla_u32(w, CTA_EXPECT_CLASS, e->class_);
 	/* Older kernels ignore the class unless the helper is named, but then hand that
@@ -101,6 +101,19 @@ enum hak_err hak_exp_put_list(struct hak_wr *w, uint32_t seq)
 {
 	size_t at = hak_nlmsg_begin(w, EXP_GET, flags(NLM_F_DUMP, false), seq, AF_UNSPEC, 0);
 
+	return hak_ct_end(w, at);
+}
+
+enum hak_err hak_exp_put_list_of(struct hak_wr *w, uint32_t seq, const struct hak_flow *master)
+{
+	size_t at;
+
+	if (master->l3 != AF_INET && master->l3 != AF_INET6)
+		return HAK_EINVAL;
+	at = hak_nlmsg_begin(w, EXP_GET, flags(NLM_F_DUMP, false), seq, master->l3, 0);
+	hak_ct_put_tuple(w, CTA_EXPECT_MASTER, master->l3, master->l4proto, &master->orig, 0);
+	if (master->zone)
+		hak_nla_u16(w, CTA_EXPECT_ZONE, master->zone);
 	return hak_ct_end(w, at);
 }
 

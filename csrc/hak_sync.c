@@ -40,7 +40,8 @@ enum {
 	SWEEP_BELOW_S = 2 * 86400,	/* larval minus this: no natural one is there */
 	EXPECT_LARVAL_MAX = 10 * 86400,
 	EXPECT_S = 300,			/* nf_conntrack_ftp.c, _pptp.c, _sane.c, ... */
-	EXPECT_SIP_S = 3600,		/* nf_conntrack_sip.h: of a registration */
+	EXPECT_MEDIA_S = 180,		/* nf_conntrack_sip.c */
+	SIP_S = 3600,			/* nf_conntrack_sip.h: of a dialogue, a registration */
 };
 
 bool hak_apply_ours(const struct hak_engine *e, const struct hak_flow *f)
@@ -200,11 +201,18 @@ static void sum_up_expect(struct hak_apply *a, struct hak_wr *w, const struct ha
 		(void)hak_exp_put_timeout(w, ++a->e->apply_nl.seq, x, a->expect_larval);
 }
 
+static bool is_sip(const char *helper)
+{
+	return !strncmp(helper, "sip", 3);
+}
+
 static uint32_t natural(const struct hak_apply *a, const struct hak_flow *f)
 {
 	unsigned state = 0;
 	uint32_t t;
 
+	if (is_sip(f->helper))		/* it outlives any UDP: its helper prolongs it */
+		return SIP_S;
 	if (f->have & HAK_HAS_TCP)
 		state = f->tcp_state;
 	else if (f->have & HAK_HAS_SCTP)
@@ -238,11 +246,10 @@ static void sweep(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *
 /* An expectation is a hole in the firewall, so it may not stay open for a day. */
 static void sweep_expect(struct hak_apply *a, struct hak_wr *w, const struct hak_expect *x)
 {
-	bool registration = !strncmp(x->helper, "sip", 3) && !x->class_;
+	uint32_t s = is_sip(x->helper) ? (x->class_ ? EXPECT_MEDIA_S : SIP_S) : EXPECT_S;
 
 	if (x->timeout > HAK_EXPECT_LARVAL / 2)
-		(void)hak_exp_put_timeout(w, ++a->e->apply_nl.seq, x,
-					  registration ? EXPECT_SIP_S : EXPECT_S);
+		(void)hak_exp_put_timeout(w, ++a->e->apply_nl.seq, x, s);
 }
 
 /* One chunk of the listing.  True: the pass is complete. */

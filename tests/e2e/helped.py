@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import ftplib
 import hashlib
+import os
 import re
 import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from hak2k.lab import Lab, Node, until
 from hak2k.lab import topology as t
@@ -246,16 +248,16 @@ class Phone:
         self.at = (address, port)
         self._sockets, self._node = sockets, node
         self._socket = sockets.udp(node, address, port)
-        self._calls = 0
         self.rtp: socket.socket
         self.new_media()
 
-    def new_media(self) -> None:
-        """An even port, whose successor is for RTCP."""
+    def new_media(self) -> socket.socket:
+        """An even port, whose successor is for RTCP.  Each call needs its own: the helper
+        expects a port for one call at a time."""
         while True:
             self.rtp = self._sockets.udp(self._node, self.at[0])
             if self.rtp.getsockname()[1] % 2 == 0:
-                return
+                return self.rtp
 
     def _sdp(self) -> str:
         host, port = self.rtp.getsockname()
@@ -272,8 +274,9 @@ class Phone:
         self._socket.sendto(("\r\n".join(lines) + "\r\n\r\n" + body).encode(), to)
 
     def request(
-        self, method: str, to: tuple[str, int], cseq: int, call: str, *, sdp: bool = False
-    ) -> None:
+        self, method: str, to: tuple[str, int], cseq: int, call: str,
+        *, sdp: bool = False, expires: int = 600,
+    ) -> None:  # fmt: skip
         host, port = self.at
         headers = {
             "Via": f"SIP/2.0/UDP {host}:{port};branch=z9hG4bK{call}{cseq}{method}",
@@ -285,17 +288,19 @@ class Phone:
             "Contact": f"<sip:{port}@{host}:{port}>",
         }
         if method == "REGISTER":
-            headers["Expires"] = "600"
+            headers["Expires"] = str(expires)
         self._send(
             f"{method} sip:bob@{to[0]}:{to[1]} SIP/2.0", headers, self._sdp() if sdp else "", to
         )
 
-    def answer(self, asked: Message, status: str = "200 OK", *, sdp: bool = False) -> None:
+    def answer(
+        self, asked: Message, status: str = "200 OK", *, sdp: bool = False, expires: int = 600
+    ) -> None:
         host, port = self.at
         names = ("Via", "From", "To", "Call-ID", "CSeq")
         headers = {name: asked.headers[name] for name in names}
         if asked.first.startswith("REGISTER"):
-            headers["Contact"] = asked.headers["Contact"] + ";expires=600"
+            headers["Contact"] = asked.headers["Contact"] + f";expires={expires}"
         else:
             headers["Contact"] = f"<sip:{port}@{host}:{port}>"
         self._send(f"SIP/2.0 {status}", headers, self._sdp() if sdp else "", asked.sender)
@@ -306,12 +311,27 @@ class Phone:
         assert message.first.startswith(begins), message.first
         return message
 
-    def speak(self, target: tuple[str, int], other: Phone) -> None:
-        """One RTP packet, which has to arrive at the other phone's media."""
-        self._calls += 1
-        packet = struct.pack("!BBHII", 0x80, 0, self._calls, 160 * self._calls, 7) + b"\xd5" * 160
-        self.rtp.sendto(packet, target)
-        assert other.rtp.recv(4096) == packet
+
+class Line(NamedTuple):
+    """The media of a call: each end's socket, and where it was told that the other is."""
+
+    near: socket.socket
+    to_far: tuple[str, int]
+    far: socket.socket
+    to_near: tuple[str, int]
+
+    def there(self) -> None:
+        self._speak(self.near, self.to_far, self.far)
+
+    def back(self) -> None:
+        self._speak(self.far, self.to_near, self.near)
+
+    @staticmethod
+    def _speak(sender: socket.socket, target: tuple[str, int], receiver: socket.socket) -> None:
+        """One RTP packet, which has to arrive."""
+        packet = struct.pack("!BBHII", 0x80, 0, 1, 160, 7) + os.urandom(160)
+        sender.sendto(packet, target)
+        assert receiver.recv(4096) == packet
 
 
 # -- the others ------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 from hak2k.lab import topology as t
 from tests.e2e import helped
 from tests.e2e.duo import Duo
-from tests.e2e.helped import Ftp, Sockets, ftpd, settle
+from tests.e2e.helped import Ftp, Line, Message, Phone, Sockets, ftpd, settle
 
 OPTIONS = {"traffic": False, "ruleset": helped.RULESET}
 
@@ -109,6 +109,100 @@ def test_ftp(duo: Duo, tmp_path: Path) -> None:
 
 
 SIP = (t.SERVER4, 5060)
+
+
+def test_sip(duo: Duo, sockets: Sockets) -> None:
+    """Calls in every state of their making, and one that comes in afterwards."""
+    lab = duo.lab
+    bob = Phone(sockets, lab.server, *SIP)
+    phones = [Phone(sockets, lab.client, t.CLIENT4, port) for port in range(5070, 5074)]
+    talking, silent, ringing, idle = phones
+
+    def accept(phone: Phone, invite: Message, cseq: int, call: str) -> Line:
+        """Bob answers.  The call's media: the phone's end and his."""
+        here = bob.new_media()
+        bob.answer(invite, sdp=True)
+        ok = phone.hear("SIP/2.0 200")
+        phone.request("ACK", SIP, cseq, call)
+        bob.hear("ACK")
+        return Line(phone.rtp, ok.media, here, invite.media)
+
+    idle.request("REGISTER", SIP, 1, "registration")
+    registered = bob.hear("REGISTER")
+    assert registered.contact[0] == t.WAN4
+    # Until now it is expected, but not let in.  The registrar's word makes no event.
+    settle(lab, duo.active, duo.passive, 1)
+    bob.answer(registered)
+    idle.hear("SIP/2.0 200")
+
+    calls = ((talking, "media"), (silent, "no media yet"), (ringing, "not answered"))
+    invites = []
+    for phone, call in calls:
+        phone.request("INVITE", SIP, 1, call, sdp=True)
+        invites.append(bob.hear("INVITE"))
+        assert invites[-1].media[0] == invites[-1].contact[0] == t.WAN4
+    bob.answer(invites[2], "180 Ringing")  # an answer before the invitation's own event
+    ringing.hear("SIP/2.0 180")
+    line = accept(talking, invites[0], 1, "media")
+    quiet = accept(silent, invites[1], 1, "no media yet")
+    line.there()
+    line.back()
+    # The registration; of each call RTP and RTCP, both ways.  One of the one with media
+    # became a connection; of the one that rings, only one side has said its ports.
+    settle(lab, duo.active, duo.passive, 1 + 3 + 4 + 2)
+    die(duo)
+
+    # The one with media goes on, both ways.
+    line.there()
+    line.back()
+    # The one whose media had not begun begins, from outside: the expectation.
+    quiet.back()
+    quiet.there()
+    # The one that rang is answered.
+    answered = accept(ringing, invites[2], 1, "not answered")
+    answered.back()
+    answered.there()
+    # The helper here works on the adopted connections: other media, and the end.
+    talking.new_media()
+    talking.request("INVITE", SIP, 2, "media", sdp=True)
+    again = bob.hear("INVITE")
+    assert again.media[0] == t.WAN4
+    line = accept(talking, again, 2, "media")
+    line.back()
+    line.there()
+    for phone, call in calls:
+        phone.request("BYE", SIP, 3, call)
+        bob.answer(bob.hear("BYE"))
+        phone.hear("SIP/2.0 200")
+    # A call to the one that had registered.
+    here = bob.new_media()
+    bob.request("INVITE", registered.contact, 1, "incoming", sdp=True)
+    incoming = idle.hear("INVITE")
+    idle.answer(incoming, sdp=True)
+    accepted = bob.hear("SIP/2.0 200")
+    assert accepted.media[0] == t.WAN4, accepted.body
+    bob.request("ACK", registered.contact, 1, "incoming")
+    idle.hear("ACK")
+    line = Line(idle.rtp, incoming.media, here, accepted.media)
+    line.back()
+    line.there()
+    bob.request("BYE", registered.contact, 2, "incoming")
+    idle.answer(idle.hear("BYE"))
+    bob.hear("SIP/2.0 200")
+    # It registers once more.
+    idle.request("REGISTER", SIP, 2, "registration")
+    bob.answer(bob.hear("REGISTER"))
+    idle.hear("SIP/2.0 200")
+    # A dialogue without media lasts for an hour, as it did before: not half a minute.
+    survivor = next(fw for fw in lab.fw if lab.daemons[fw].running)
+    for entry in duo.table(survivor, lambda e: e.helper == "sip").values():
+        assert entry.timeout > 600, entry
+    back(duo)
+    # All have hung up; with the registration the last expectation goes.
+    idle.request("REGISTER", SIP, 3, "registration", expires=0)
+    bob.answer(bob.hear("REGISTER"), expires=0)
+    idle.hear("SIP/2.0 200")
+    settle(lab, duo.active, duo.passive, 0)
 
 
 def test_tftp(duo: Duo, sockets: Sockets) -> None:

@@ -313,6 +313,19 @@ def test_order_is_the_sequence_not_the_arrival(bench: Bench) -> None:
     assert [e.orig.sport for e in bench.side.node.conntrack().values()] == [10003]
 
 
+def test_an_event_older_than_what_was_told_as_a_whole(bench: Bench) -> None:
+    """It is of the same life: the entry is not ended for it, with all it is master of."""
+    assured, replied = bytes([0x31, 6]), bytes([0x31, 2])
+    bench.peer.data(udp(FLOW_SYNC, 1, assured))
+    bench.peer.data(udp(FLOW_UPDATE, 1, replied + bytes([0x71, 5])))
+    until(lambda: bench.stat("apply.records") >= 2, 2, "both")
+    bench.usable()
+    (entry,) = bench.side.node.conntrack().values()
+    assert entry.mark == 5
+    assert entry.status & 6 == 6, entry  # SEEN_REPLY, ASSURED
+    assert bench.stat("apply.wanted") == 0
+
+
 @pytest.mark.parametrize("turn", range(5))
 def test_any_order_and_any_number_of_times(bench: Bench, rng: random.Random, turn: int) -> None:
     """Of marks that only grow none is ever seen to shrink, and the last one stays."""
