@@ -733,6 +733,7 @@ static void look_how_full(struct hak_apply *a)
 	n = hak_nl_table_count(&e->apply_nl, &max);
 	if (n > (int64_t)max)
 		n = max;
+	atomic_store(&e->table_max, max);
 	atomic_store(&e->fill, n >= 0 && max ? (uint8_t)(1 + n * 100 / max) : 0);
 }
 

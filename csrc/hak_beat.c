@@ -10,6 +10,7 @@ void hak_send_heartbeats(struct hak_engine *e)
 		return;		/* one more would bring us back to life over there */
 	hak_engine_table(e, &table);
 	table.fill = atomic_load(&e->fill);
+	table.max = atomic_load(&e->table_max);
 	pthread_mutex_lock(&e->q_lock);
 	status = e->status;
 	pthread_mutex_unlock(&e->q_lock);

@@ -317,7 +317,7 @@ enum hak_err hak_get_verify(struct hak_rd r, struct hak_verify *out)
 
 void hak_put_table(struct hak_wr *w, const struct hak_table *t)
 {
-	BODY(table, 38);
+	BODY(table, 42);
 	hak_wr_u8(&b, t->equal);
 	hak_wr_u32(&b, t->verified);
 	hak_wr_u64(&b, t->as_of);
@@ -328,6 +328,7 @@ void hak_put_table(struct hak_wr *w, const struct hak_table *t)
 	hak_wr_u32(&b, t->different);
 	hak_wr_u32(&b, t->repaired);
 	hak_wr_u8(&b, t->fill);
+	hak_wr_u32(&b, t->max);
 	EMIT(HAK_REC_TABLE);
 }
 
@@ -343,6 +344,7 @@ enum hak_err hak_get_table(struct hak_rd r, struct hak_table *t)
 	t->different = hak_rd_u32(&r);
 	t->repaired = hak_rd_u32(&r);
 	t->fill = hak_rd_left(&r) ? hak_rd_u8(&r) : 0;
+	t->max = hak_rd_left(&r) ? hak_rd_u32(&r) : 0;
 	if (!r.bad && (t->equal > 2 || t->fill > 101))
 		return HAK_EFORMAT;
 	return done(&r);

@@ -86,6 +86,7 @@ struct hak_table {
 	uint32_t age_ms;
 	uint32_t entries, missing, extra, different, repaired;
 	uint8_t fill;		/* 1 + per cent of nf_conntrack_max in use; 0: not known */
+	uint32_t max;		/* nf_conntrack_max; 0: not known */
 };
 
 void hak_put_round(struct hak_wr *w, uint8_t type, const struct hak_round *r);

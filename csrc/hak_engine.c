@@ -79,17 +79,42 @@ void hak_wish(struct hak_engine *e, const struct hak_wr *w)
 
 /* A full queue drops the newest: what Python has not fetched yet is what explains
  * how things began. */
+/* What the log alone lives on.  All else moves the election or answers a command. */
+static bool for_the_log(enum hak_event_type t)
+{
+	switch (t) {
+	case HAK_EV_TABLE_FULL:
+	case HAK_EV_APPLY_ERROR:
+	case HAK_EV_SLIP:
+	case HAK_EV_HELLO_REFUSED:
+	case HAK_EV_SYNC_SENT:
+	case HAK_EV_OVERRUN:
+	case HAK_EV_RECON_REPAIRED:
+	case HAK_EV_RECON_STUCK:
+	case HAK_EV_TRAPPED:
+	case HAK_EV_PRESSURE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* A reader that is stopped for long finds the older ones.  Half of the places are kept
+ * for what decides, of which a second of flapping links makes a few dozen. */
 void hak_emit(struct hak_engine *e, enum hak_event_type t, uint64_t a, uint64_t b, uint64_t c,
 	      const char *text)
 {
+	unsigned places = for_the_log(t) ? HAK_EVENTS_HELD / 2 : HAK_EVENTS_HELD;
 	struct hak_event *v;
 
 	pthread_mutex_lock(&e->q_lock);
-	if (e->ev_n < HAK_EVENTS_HELD) {
+	if (e->ev_n < places) {
 		v = &e->events[(e->ev_head + e->ev_n++) % HAK_EVENTS_HELD];
 		*v = (struct hak_event){ .type = (uint8_t)t, .mono_ns = hak_now(),
 					 .a = a, .b = b, .c = c };
 		snprintf(v->text, sizeof v->text, "%s", text ? text : "");
+	} else {
+		hak_count(&e->stats, HAK_STAT_EVENTS_LOST);
 	}
 	pthread_mutex_unlock(&e->q_lock);
 	hak_wake(e->event_fd);
@@ -698,6 +723,7 @@ void hak_engine_stream(struct hak_engine *e, struct hak_stream_info *out)
 	out->pressure = atomic_load(&e->pressure) & 0xff;
 	out->cause = (enum hak_cause)(atomic_load(&e->pressure) >> 8);
 	out->peer_fill = out->role == HAK_ACTIVE ? atomic_load(&e->peer_fill) - 1 : -1;
+	out->peer_max = out->role == HAK_ACTIVE ? atomic_load(&e->peer_max) : 0;
 	out->published = atomic_load(&e->stats.v[HAK_STAT_TX_RECORDS]);
 	out->applied = atomic_load(&e->stats.v[HAK_STAT_APPLIED]);
 	pthread_mutex_lock(&e->tx_lock);
@@ -721,7 +747,7 @@ const struct hak_stats *hak_engine_stats(const struct hak_engine *e)
 	return &e->stats;
 }
 
-int64_t hak_engine_table_count(struct hak_engine *e)
+int64_t hak_engine_table_count(struct hak_engine *e, uint32_t *max)
 {
-	return hak_nl_table_count(&e->count_nl, NULL);
+	return hak_nl_table_count(&e->count_nl, max);
 }

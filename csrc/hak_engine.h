@@ -122,6 +122,7 @@ struct hak_stream_info {
 	unsigned pressure;		/* active: hak_pressure.h */
 	enum hak_cause cause;
 	int peer_fill;			/* active: per cent of its nf_conntrack_max; -1: not known */
+	uint32_t peer_max;		/* active: that limit; 0: not known */
 	uint32_t key;			/* print of the session's; 0: no session yet */
 };
 
@@ -176,8 +177,9 @@ void hak_engine_peer(struct hak_engine *e, struct hak_peer *out);
 void hak_engine_link(struct hak_engine *e, unsigned i, struct hak_link_info *out);
 void hak_engine_stream(struct hak_engine *e, struct hak_stream_info *out);
 const struct hak_stats *hak_engine_stats(const struct hak_engine *e);
-/* Entries in the kernel's table; -1 and errno on failure. */
-int64_t hak_engine_table_count(struct hak_engine *e);
+/* Entries in the kernel's table and, unless NULL, how many it takes (nf_conntrack_max);
+ * -1 and errno on failure. */
+int64_t hak_engine_table_count(struct hak_engine *e, uint32_t *max);
 
 uint64_t hak_stat_value(const struct hak_stats *s, unsigned i);
 const char *hak_event_name(unsigned type);		/* NULL past the last */

@@ -203,6 +203,7 @@ struct hak_engine {
 	_Atomic uint32_t held;
 	_Atomic uint32_t pressure;	/* level, and its cause << 8 */
 	_Atomic uint8_t peer_fill;	/* as the peer's TABLE says */
+	_Atomic uint32_t peer_max;
 	uint64_t out[HAK_OUT_SLOTS];	/* hashes of what the peer lacks for its mark */
 
 	/* apply */
@@ -215,6 +216,7 @@ struct hak_engine {
 	_Atomic bool apply_idle;
 	_Atomic uint32_t generation;
 	_Atomic uint8_t fill;		/* of our table; see struct hak_table */
+	_Atomic uint32_t table_max;
 
 	/* control */
 	struct hak_nl count_nl;

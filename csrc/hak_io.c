@@ -277,6 +277,7 @@ static void on_table(struct hak_engine *e, const struct hak_table *t, uint64_t n
 	uint32_t before;
 
 	atomic_store(&e->peer_fill, t->fill);
+	atomic_store(&e->peer_max, t->max);
 	pthread_mutex_lock(&e->q_lock);
 	before = e->table.verified;
 	e->table = *t;

@@ -90,6 +90,7 @@
 	X(RECON_REPAIRED, "recon.repaired")	/* entries */ \
 	X(SWEPT, "sweep.entries") \
 	X(REAPED, "sweep.reaped")		/* larvae of GRE without packets */ \
+	X(EVENTS_LOST, "events.lost")		/* the daemon did not read them in time */ \
 	X(ANNOUNCED, "swap.announcements")
 
 enum hak_stat {

@@ -151,11 +151,13 @@ class Engine:
     def stream(self) -> dict[str, Any]:
         """{"role", "sequence", "acked", "lag_records", "lag_ms", "encrypted",
         "synced": bool, "generation", "published", "applied",
-        "held", "key": fingerprint of the pre-shared key as a number, 0 without a
-        session}"""
+        "held", "peer_fill", "peer_max", "key": fingerprint of the pre-shared key as a
+        number, 0 without a session}"""
     def table(self) -> dict[str, Any]:
         """What the last comparison found: {"equal": bool | None, "verified": id,
         "as_of", "age_ms", "entries", "missing", "extra", "different", "repaired"}"""
     def stats(self) -> dict[str, int]: ...
     def table_count(self) -> int:
         """Entries in this kernel's conntrack table (netlink, not a listing)."""
+    def table_max(self) -> int:
+        """How many it takes; 0: not told."""

@@ -454,6 +454,7 @@ cdef class Engine:
             "applied": s.applied, "held": s.held, "key": s.key,
             "pressure": s.pressure, "pressure_cause": c.hak_cause_name(s.cause).decode() or None,
             "peer_fill": s.peer_fill if s.peer_fill >= 0 else None,
+            "peer_max": s.peer_max or None,
         }
 
     def table(self):
@@ -472,7 +473,14 @@ cdef class Engine:
         cdef c.hak_engine *e = self._get()
         cdef int64_t n
         with nogil:
-            n = c.hak_engine_table_count(e)
+            n = c.hak_engine_table_count(e, NULL)
         if n < 0:
             _raise(c.HAK_ESYS, c_errno, "counting conntrack entries")
         return n
+
+    def table_max(self):
+        cdef c.hak_engine *e = self._get()
+        cdef uint32_t most = 0
+        with nogil:
+            c.hak_engine_table_count(e, &most)
+        return most

@@ -198,6 +198,7 @@ cdef extern from "hak_engine.h" nogil:
         unsigned pressure
         hak_cause cause
         int peer_fill
+        uint32_t peer_max
         uint32_t key
 
     struct hak_swap_times:
@@ -247,5 +248,5 @@ cdef extern from "hak_engine.h" nogil:
     void hak_engine_stream(hak_engine *e, hak_stream_info *out)
     const hak_stats *hak_engine_stats(const hak_engine *e)
     uint64_t hak_stat_value(const hak_stats *s, unsigned i)
-    int64_t hak_engine_table_count(hak_engine *e)
+    int64_t hak_engine_table_count(hak_engine *e, uint32_t *max)
     const char *hak_event_name(unsigned type)

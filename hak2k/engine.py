@@ -79,6 +79,7 @@ class Core(Protocol):
     def stream(self) -> dict[str, Any]: ...
     def stats(self) -> dict[str, int]: ...
     def table_count(self) -> int: ...
+    def table_max(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,8 @@ class StreamInfo:
     peer's table is nearly full."""
     peer_fill: int | None
     """Active: per cent of the peer's nf_conntrack_max in use."""
+    peer_max: int | None
+    """Active: the peer's nf_conntrack_max."""
     key: str | None
     """Fingerprint of the pre-shared key that the session was made under."""
 
@@ -578,6 +581,11 @@ class Engine:
         """Entries in this kernel's conntrack table."""
         with self._call() as core:
             return core.table_count()
+
+    def table_max(self) -> int:
+        """How many it takes: nf_conntrack_max; 0 if the kernel does not tell."""
+        with self._call() as core:
+            return core.table_max()
 
 
 def _times(found: Mapping[str, int]) -> SwapTimes:

@@ -180,6 +180,12 @@ CATALOG: Final[dict[str, Entry]] = {
         "this node's conntrack table has no room for the peer's entries",
         "raise nf_conntrack_max here to the peer's value or more",
     ),
+    "table.smaller": Entry(
+        "warning",
+        "the peer's nf_conntrack_max is below this node's: it could not hold all connections",
+        "set net.netfilter.nf_conntrack_max alike on both nodes, and nf_conntrack_buckets "
+        "(/sys/module/nf_conntrack/parameters/hashsize) with it",
+    ),
     "apply.error": Entry(
         "warning", "the kernel refused an entry", "compare the kernels; report it"
     ),

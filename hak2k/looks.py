@@ -41,6 +41,7 @@ class Looks:
         self._recorder_said = False
         self._table_seen: tuple[int, int] | None = None  # entries, and what we were told
         self._table_again = 0.0
+        self._sizes_said: tuple[int, int] | None = None  # ours, the peer's
 
     def table(self) -> list[tuple[Callable[[], None], float]]:
         """What to call, and every how many seconds."""
@@ -49,6 +50,7 @@ class Looks:
             (self.key, KEY_WAIT_S),
             (self.entries, ENTRIES_S),
             (self.recorder, STRANGERS_S),
+            (self.sizes, ENTRIES_AGAIN_S),
         ]
 
     def new_keys(self) -> None:
@@ -96,6 +98,22 @@ class Looks:
             text = f"{missing} entries went that the peer did not end; comparing"
             self._node.news("table.disturbed", text, entries=count, missing=missing)
             self._node.attempt("comparing", self._node.engine.begin_verify)
+
+    def sizes(self) -> None:
+        """A peer whose table takes less than this one's cannot hold all of it one day.
+        The buckets of the hash only make it slower, and are not told."""
+        try:
+            theirs, ours = self._node.engine.stream().peer_max, self._node.engine.table_max()
+        except HakError as e:
+            self._node.news("daemon.error", str(e))
+            return
+        if theirs is None or not ours:  # passive, or the peer did not say
+            return
+        smaller = (ours, theirs) if theirs < ours else None
+        if smaller is not None and smaller != self._sizes_said:
+            text = f"the peer's table takes {theirs} connections, this one {ours}"
+            self._node.log.emit("table.smaller", text, max=ours, peer_max=theirs)
+        self._sizes_said = smaller
 
     def recorder(self) -> None:
         recorder = self._node.recorder

@@ -112,6 +112,7 @@ class Service:
                 "pressure": stream.pressure,
                 "pressure_cause": stream.pressure_cause,
                 "peer_table_percent": stream.peer_fill,
+                "peer_table_max": stream.peer_max,
                 "policy_differs": peer is not None and peer.policy_differs,
                 **self._key(stream.key),
             },
@@ -120,6 +121,7 @@ class Service:
             "lease": asdict(engine.lease()),
             "table": {
                 "entries": engine.table_count(),
+                "max": engine.table_max(),
                 "equal": table.equal,
                 "as_of": table.as_of,
                 "age_ms": float(table.age_ms),

@@ -52,12 +52,13 @@ static void test_lengths(struct hak_rd body, reader get, void *out)
 	CASE("%s", "");
 }
 
-/* Its last byte came later: a body without it is an older version's. */
+/* Its last two fields came later: a body without them is an older version's. */
 static void test_table(void)
 {
 	struct hak_table t = {
 		.equal = 1, .verified = 0x01020304, .as_of = t_random(), .age_ms = 5, .entries = 6,
 		.missing = 7, .extra = 8, .different = 9, .repaired = 10, .fill = 101,
+		.max = 0x0a0b0c0d,
 	}, back;
 	struct hak_wr w = wr();
 	struct hak_rd body, old;
@@ -65,10 +66,11 @@ static void test_table(void)
 
 	hak_put_table(&w, &t);
 	body = body_of(&w, HAK_REC_TABLE);
-	EQUAL(hak_rd_left(&body), 38);
+	EQUAL(hak_rd_left(&body), 42);
 	memset(&back, 0, sizeof back);
 	EQUAL(hak_get_table(body, &back), HAK_OK);
 	EQUAL(back.fill, 101);
+	EQUAL(back.max, t.max);
 	EQUAL(back.repaired, 10);
 	EQUAL(back.as_of, t.as_of);
 	old = hak_rd_on(body.pos, 37);
@@ -76,6 +78,12 @@ static void test_table(void)
 		EQUAL(hak_get_table(hak_rd_on(body.pos, cut), &back), HAK_ETRUNC);
 	EQUAL(hak_get_table(old, &back), HAK_OK);
 	EQUAL(back.fill, 0);
+	EQUAL(back.max, 0);
+	EQUAL(hak_get_table(hak_rd_on(body.pos, 38), &back), HAK_OK);
+	EQUAL(back.fill, 101);
+	EQUAL(back.max, 0);
+	for (size_t cut = 39; cut < 42; cut++)
+		EQUAL(hak_get_table(hak_rd_on(body.pos, cut), &back), HAK_ETRUNC);
 	EQUAL(hak_get_table(hak_rd_on(bytes, sizeof bytes), &back), HAK_OK);
 	bytes[37] = 102;
 	EQUAL(hak_get_table(hak_rd_on(bytes, 38), &back), HAK_EFORMAT);

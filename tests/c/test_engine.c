@@ -15,7 +15,7 @@
 #include <arpa/inet.h>
 
 #include "hak_ct.h"
-#include "hak_engine.h"
+#include "hak_engine_int.h"
 #include "hak_nl.h"
 #include "t.h"
 
@@ -328,6 +328,31 @@ static void drain_events(struct hak_engine *e)
 		CHECK(v.type < HAK_EV_COUNT);
 }
 
+/* What only the log wants leaves places for what decides; what is lost is counted. */
+static void test_a_daemon_that_does_not_read(struct hak_engine *e)
+{
+	const struct hak_stats *s = hak_engine_stats(e);
+	uint64_t before = hak_stat_value(s, HAK_STAT_EVENTS_LOST);
+	struct hak_event v = { 0 };
+	unsigned refused = 0, deaths = 0;
+
+	CASE("%s", "a daemon that does not read");
+	drain_events(e);
+	for (unsigned i = 0; i < 2 * HAK_EVENTS_HELD; i++)
+		hak_emit(e, HAK_EV_HELLO_REFUSED, i, 0, 0, "no");
+	for (unsigned i = 0; i < 100; i++)
+		hak_emit(e, HAK_EV_PEER_DEAD, i, 0, 0, NULL);
+	while (hak_engine_event(e, &v)) {
+		refused += v.type == HAK_EV_HELLO_REFUSED;
+		if (v.type == HAK_EV_PEER_DEAD && v.a == deaths)
+			deaths++;
+	}
+	CHECK(refused <= HAK_EVENTS_HELD / 2);
+	CHECK(refused > HAK_EVENTS_HELD / 4);
+	EQUAL(deaths, 100);
+	EQUAL(hak_stat_value(s, HAK_STAT_EVENTS_LOST) - before, 2 * HAK_EVENTS_HELD - refused);
+}
+
 int main(void)
 {
 	struct hak_engine *a, *b;
@@ -396,6 +421,8 @@ int main(void)
 	UNTIL(synced(a));
 	UNTIL(drained(b, a));
 	compare("ten swaps");
+
+	test_a_daemon_that_does_not_read(a);
 
 	hak_engine_bye(a);
 	hak_engine_free(a);

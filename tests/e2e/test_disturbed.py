@@ -74,7 +74,7 @@ def test_a_hundred_swaps_under_traffic(duo: Duo) -> None:
             duo.ready()
             for fw in duo.lab.fw:
                 duo.ask(fw, "reset")
-            memory.append([rss(duo.lab.daemons[fw].pid) for fw in duo.lab.fw])
+            memory.append([rss(duo.lab.daemons[fw].process.pid) for fw in duo.lab.fw])
             entries.append(len(duo.active.conntrack()))
         assert not churn.failed, churn.failed[:5]
     duo.equal()

@@ -84,7 +84,7 @@ BODIES = {
     "VERIFY": verify(1),
     "TABLE": table(1),
 }
-# More of it is more to say.  TABLE without the last byte is an older node's.
+# More of it is more to say.  TABLE without its end is an older node's.
 LISTS = ("NACK", "RECON_ASK", "RECON_MARK", "TABLE")
 
 

@@ -146,4 +146,5 @@ def test_the_peer_tells_how_full_its_table_is(lab: Lab) -> None:
             20,
             detail=two.report,
         )
-        assert two.b.engine.stream()["peer_fill"] is None
+        assert two.a.engine.stream()["peer_max"] == two.a.engine.table_max() == most
+        assert two.b.engine.stream()["peer_fill"] is two.b.engine.stream()["peer_max"] is None

@@ -26,6 +26,7 @@ class FakeCore:
         self.gate: bool | None = False
         self.peer_info: dict[str, Any] | None = None
         self.handover_ok = True
+        self.peer_max: int | None = None
         self.table_info: dict[str, Any] = {
             "equal": None,
             "verified": 0,
@@ -192,6 +193,7 @@ class FakeCore:
             "pressure": 0,
             "pressure_cause": None,
             "peer_fill": None,
+            "peer_max": self.peer_max,
             "key": 0,
         }
 
@@ -200,3 +202,6 @@ class FakeCore:
 
     def table_count(self) -> int:
         return 42
+
+    def table_max(self) -> int:
+        return 262144

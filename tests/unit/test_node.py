@@ -502,3 +502,21 @@ def test_reload_of_the_priority(tmp_path: Path) -> None:
         assert rig.node.state.priority == 50
 
     run(tmp_path, check)
+
+
+def test_a_peer_whose_table_takes_less(tmp_path: Path) -> None:
+    """Said once for each pair of numbers, and again if it comes back."""
+
+    async def check(rig: Rig) -> None:
+        await rig.active()
+        said = []
+        for peer_max in (None, 262144, 300000, 65536, 65536, 262144, 65536, 1000):
+            rig.core.peer_max = peer_max
+            before = rig.ids().count("table.smaller")
+            rig.node.looks.sizes()
+            said.append(rig.ids().count("table.smaller") - before)
+        assert said == [0, 0, 0, 1, 0, 0, 1, 1]
+        event = rig.event("table.smaller")
+        assert (event["peer_max"], event["max"], event["severity"]) == (1000, 262144, "warning")
+
+    run(tmp_path, check)
