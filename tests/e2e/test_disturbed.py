@@ -74,7 +74,8 @@ def test_a_hundred_swaps_under_traffic(duo: Duo) -> None:
             duo.ready()
             for fw in duo.lab.fw:
                 duo.ask(fw, "reset")
-            memory.append([rss(duo.lab.daemons[fw].process.pid) for fw in duo.lab.fw])
+            daemons = [duo.lab.daemons[fw].process for fw in duo.lab.fw]
+            memory.append([rss(daemon.pid) for daemon in daemons if daemon is not None])
             entries.append(len(duo.active.conntrack()))
         assert not churn.failed, churn.failed[:5]
     duo.equal()
@@ -84,4 +85,8 @@ def test_a_hundred_swaps_under_traffic(duo: Duo) -> None:
     for number in (0, 1):
         grown = memory[-1][number] - memory[20][number]
         assert grown < 4 << 20, [m[number] >> 10 for m in memory[::10]]
-    assert max(entries[50:]) < 1.5 * max(entries[:50])
+    # A swap gives a whole natural timeout to what saw no packet since the last one, so
+    # that of short connections all are still there.  Then they end, on both nodes.
+    for fw in duo.lab.fw:
+        until(lambda fw=fw: len(fw.conntrack()) <= entries[0] + 10, 60, "the end of the short")
+    duo.equal()
