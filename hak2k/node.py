@@ -99,6 +99,7 @@ class Node:
             config.liveness.dead_after_ms,
         )
         self.boot = self.mode_since = wall()
+        self.started = clock()
         self._interfaces = Interfaces()
         self.health = Health(
             config.health,

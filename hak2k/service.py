@@ -7,7 +7,6 @@ answers are a contract (docs/): keys may be added, never changed.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Final
@@ -213,7 +212,7 @@ class Service:
         return {
             **engine.statistics(),
             "table.entries": engine.table_count(),
-            "daemon.uptime_s": max(0, int(time.time() - self.node.boot)),
+            "daemon.uptime_s": int(self.node.clock() - self.node.started),
             "election.term": self.node.state.term,
         }
 

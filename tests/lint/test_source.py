@@ -58,6 +58,19 @@ def find(path: Path, pattern: str) -> list[str]:
     ]
 
 
+# Uses of the wall clock, which an administrator or NTP may set by hours at any moment:
+# for what people read, and for the one identity that says so.  All else is monotonic.
+WALL = {
+    "csrc/hak_engine_int.h": (2, "the function"),
+    "csrc/hak_engine.c": (1, "the start's name; a later one may bear an earlier time"),
+    "csrc/hak_io.c": (1, "since when a link works"),
+    "hak2k/engine.py": (1, "since when a node has its mode"),
+    "hak2k/events.py": (1, "an entry's time"),
+    "hak2k/node.py": (1, "since when a node has its mode"),
+    "hak2k/present.py": (1, "text"),
+    "hak2k/health/monitor.py": (1, "since when a part is what it is"),
+}
+
 Lines = list[tuple[int, str]]
 
 
@@ -86,6 +99,20 @@ def moves_of_pointers(block: Lines) -> Lines:
 
 def allowed(path: Path, table: dict[str, tuple[int, str]]) -> int:
     return table.get(path.name, (0, ""))[0]
+
+
+def test_a_clock_that_is_set_decides_nothing() -> None:
+    wall = r"CLOCK_REALTIME|hak_wall_ms\(|gettimeofday|\btime\(NULL\)"
+    wall += r"|\btime\.time\b|\btime\.time_ns\b|datetime\.now|\blocaltime\("
+    found = {}
+    for path in SOURCES:
+        name = str(path.relative_to(tree.ROOT))
+        apart = name.startswith(("hak2k/lab/", "hak2k/demo/"))
+        if name.startswith(("csrc/", "hak2k/")) and not apart:
+            lines = len(re.findall(wall, tree.text(path)))
+            if lines:
+                found[name] = lines
+    assert found == {name: count for name, (count, _) in WALL.items()}
 
 
 def test_there_is_a_core() -> None:
