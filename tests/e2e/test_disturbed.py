@@ -24,7 +24,7 @@ def survives(duo: Duo, what: Disturbance) -> None:
         churn.more(10)
     if what.churns:
         # A connection that begins while nobody is active may have to try again, which
-        # TCP does by itself.
+        # TCP does by itself, or its client (Churn).
         assert not churn.failed, churn.failed[:5]
     if what.swaps is not None:
         assert duo.active is (passive if what.swaps else active)
