@@ -30,7 +30,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 # Debian packages by what needs them; docs/dependencies.md says why.
 APT_BUILD := gcc libc6-dev make libssl-dev linux-libc-dev
-APT_RUN := nftables libnftables1 conntrack iproute2 iputils-ping procps netbase
+APT_RUN := nftables libnftables1 conntrack iproute2 iputils-ping procps netbase systemd
 APT_DOCS := mandoc
 APT_FUZZ := clang libclang-rt-14-dev
 APT_M32 := gcc-multilib

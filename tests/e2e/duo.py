@@ -382,7 +382,8 @@ class Churn:
                 got = s.recv(64)
             except TimeoutError:
                 continue
-            assert got and got == b"short" * (len(got) // 5), got
+            assert got, "closed"
+            assert got == b"short" * (len(got) // 5), got
             return
         raise TimeoutError("asked five times, no answer")
 

@@ -175,6 +175,57 @@ def test_keys_are_not_in_what_is_shown(duo: Duo) -> None:
             assert not any(part in text for part in wanted)
 
 
+def in_memory(process: int, wanted: dict[str, bytes]) -> dict[str, int]:
+    """In how many mappings of a living process each of these byte strings stands."""
+    there = dict.fromkeys(wanted, 0)
+    with Path(f"/proc/{process}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+            span, rights = line.split()[:2]
+            first, last = (int(part, 16) for part in span.split("-"))
+            if not rights.startswith("rw"):
+                continue
+            memory.seek(first)
+            content = memory.read(last - first)
+            for name, what in wanted.items():
+                there[name] += what in content
+    return there
+
+
+def test_keys_in_a_living_daemon(duo: Duo) -> None:
+    """Each key stands once, in the engine's memory and as derived, and goes when it is
+    not in the file any more: nothing of what was read, copied or mixed is left over."""
+    lab, new = duo.lab, new_psk()
+    files = {fw: lab.daemons[fw].directory / "psk" for fw in lab.fw}
+    old = files[lab.fw1].read_text().strip()
+
+    def check(fw: Node, text: str, derived: int) -> None:
+        secret = text.encode()
+        wanted = {
+            "text": secret,
+            "half of it": secret[: len(secret) // 2],
+            "raw": bytes.fromhex(text),
+            "extracted": hmac.new(b"hak2k psk v1", secret, hashlib.sha256).digest(),
+            "derived": bytes(keys.derive_key(secret))[:16],
+        }
+        found = in_memory(pid(lab, fw), wanted)
+        assert found == {**dict.fromkeys(wanted, 0), "derived": derived}
+
+    for fw in lab.fw:
+        check(fw, old, 1)
+    for content in (f"{new}\n{old}\n", f"{new}\n"):
+        for fw, path in files.items():
+            write_private(path, content)
+            duo.ask(fw, "reload")
+
+        def under_new() -> bool:
+            return all(duo.ask(fw, "info")["stream"]["key_current"] is True for fw in lab.fw)
+
+        until(under_new, 10, "the new key", detail=duo.report)
+    for fw in lab.fw:
+        check(fw, old, 0)
+        check(fw, new, 1)
+
+
 def test_no_core_dump(duo: Duo) -> None:
     """The kernel makes none, and leaves the engine out of one that root asks for."""
     lab, fw = duo.lab, duo.passive
@@ -321,8 +372,7 @@ def test_what_is_in_the_socket_s_place(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_units(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is missing: apt-get install systemd")
+    assert shutil.which("systemd-analyze"), "apt-get install systemd"
     for name in ("hak2kd.service", "hak2k-gate.service"):
         unit = Path("contrib", name).read_text()
         # the programs are not where an installation puts them
