@@ -601,6 +601,8 @@ static bool on_record(struct hak_apply *a)
 		}
 		a->copying = copying;
 		a->copied += copying;
+		if (copying)
+			a->phase_ns = hak_now();	/* progress */
 		if (++a->n == HAK_BATCH)
 			flush(a);
 		return true;

@@ -67,7 +67,7 @@ struct hak_apply {
 	uint64_t fill_ns;		/* when we last looked how full our table is */
 
 	enum hak_phase phase;
-	uint64_t phase_ns;		/* since when */
+	uint64_t phase_ns;		/* since when; of a copy: since its last entry */
 
 	/* the comparison */
 	uint32_t round;
@@ -77,6 +77,7 @@ struct hak_apply {
 	bool residue;			/* only slots that were dirty each time are marked */
 	uint32_t verify_id;		/* who waits for it, 0: nobody */
 	bool own_done, peer_done;
+	uint64_t own_ns;		/* what summing up our own table took */
 	uint32_t peer_entries;
 	unsigned shift;			/* level whose nodes' children are asked for */
 	uint32_t node_at, node_last;	/* on that level: next to look at, last asked for */

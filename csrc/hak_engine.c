@@ -13,6 +13,7 @@
 
 enum {
 	UDP_BUF = 16 << 20,
+	PATIENCE_MS = 120000,
 	DRAIN_MS = 50,		/* how long a swap waits for records already here */
 };
 
@@ -284,6 +285,8 @@ enum hak_err hak_engine_new(struct hak_engine **out, const struct hak_engine_cfg
 	e->sync_needed = true;
 	e->scrub_ms = cfg->scrub_ms;
 	e->table.equal = 2;
+	if (!e->cfg.patience_ms)
+		e->cfg.patience_ms = PATIENCE_MS;
 	e->priority = cfg->priority;
 	for (unsigned i = 0; i < e->cfg.n_psk; i++)
 		e->prints[i] = hak_key_print(e->cfg.psk[i]);

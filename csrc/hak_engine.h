@@ -53,6 +53,8 @@ struct hak_engine_cfg {
 	struct hak_policy policy;
 	uint32_t larval_timeout;	/* seconds, above any natural timeout */
 	uint32_t scrub_ms;		/* from one comparison of the tables to the next, 0: none */
+	uint32_t patience_ms;		/* for a listing of the peer that makes no progress, 0:
+					 * two minutes */
 	struct hak_lease *lease;	/* NULL: none; the caller's, outlives the engine */
 	bool adaptive;			/* see hak_pressure.h */
 };

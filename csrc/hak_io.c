@@ -11,6 +11,7 @@
  * configuration), more than one peer.
  */
 #include "hak_engine_int.h"
+#include "hak_rate.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -33,12 +34,26 @@ struct inbox {				/* buffers of one recvmmsg() */
 	uint8_t bytes[RX_BATCH][HAK_DGRAM_MAX + 1];	/* one more shows a long one */
 };
 
+/* What makes this node work, whoever asks: a peer gone wrong must not keep it from its
+ * own stream.  In the long run, and at once.  A comparison asks once per round trip; a
+ * wish that was refused comes again. */
+static const struct limit {
+	uint64_t each_ns, burst;
+} limits[] = {
+	{ 20 * HAK_MS, 64 },		/* listings: 50 a second, half of the thread's time */
+	{ HAK_MS / 10, 512 },		/* questions of a round */
+	{ HAK_MS / 5, 1024 },		/* connections; some 15 us each */
+};
+
+enum asked { ASKED_LISTING, ASKED_ROUND, ASKED_FLOW, ASKED_KINDS };
+
 struct io {
 	struct hak_engine *e;
 	struct inbox in;
 	uint64_t beat_due, ack_due, hello_due, rekey_due;
 	struct hak_ack acked;		/* what we last told */
 	bool accused;			/* peer.dead was emitted */
+	struct hak_rate rates[ASKED_KINDS];
 };
 
 static uint64_t ms(uint32_t n)
@@ -235,10 +250,24 @@ static void on_status(struct hak_engine *e, const struct hak_status *s)
 	}
 }
 
+/* Only an active node answers; a question is not kept for when it will be one. */
+static bool may_ask(struct io *io, enum asked kind, uint64_t now)
+{
+	const struct limit *l = &limits[kind];
+
+	if (atomic_load(&io->e->role) != HAK_ACTIVE)
+		return false;
+	if (hak_rate_take(&io->rates[kind], now, l->each_ns, l->burst))
+		return true;
+	hak_count(&io->e->stats, HAK_STAT_ASKS_LIMITED);
+	return false;
+}
+
 /* For the capture thread; a newer question takes the place of an older one, which the
  * peer asks again if it still wants to know.  False: malformed. */
-static bool take_mail(struct hak_engine *e, const struct hak_record *rec, bool active)
+static bool take_mail(struct io *io, const struct hak_record *rec, uint64_t now)
 {
+	struct hak_engine *e = io->e;
 	struct hak_rd body = rec->body;
 	struct hak_round r;
 	struct hak_nodes n;
@@ -250,7 +279,7 @@ static bool take_mail(struct hak_engine *e, const struct hak_record *rec, bool a
 
 	if (!ok || len > sizeof e->mail.body)
 		return false;
-	if (!active)
+	if (!may_ask(io, rec->type == HAK_REC_RECON_WANT ? ASKED_LISTING : ASKED_ROUND, now))
 		return true;
 	pthread_mutex_lock(&e->q_lock);
 	e->mail.type = rec->type;
@@ -294,7 +323,6 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 {
 	struct hak_engine *e = io->e;
 	bool newest = seq + 1 == e->now.control_seen.top;
-	/* Only then are there answers; a question is not kept for when we shall be. */
 	bool active = atomic_load(&e->role) == HAK_ACTIVE;
 
 	while (hak_rd_left(&r)) {
@@ -343,7 +371,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			resend(e, ranges, n);
 			break;
 		case HAK_REC_SYNC_WANT:
-			if (!active)
+			if (!may_ask(io, ASKED_LISTING, now))
 				break;
 			pthread_mutex_lock(&e->q_lock);
 			e->sync_asked = rec.sync.generation;
@@ -355,7 +383,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 		case HAK_REC_RECON_CLOSE_WANT:
 		case HAK_REC_RECON_ASK:
 		case HAK_REC_RECON_MARK:
-			if (!take_mail(e, &rec, active))
+			if (!take_mail(io, &rec, now))
 				return false;
 			break;
 		case HAK_REC_VERIFY:
@@ -373,7 +401,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 		case HAK_REC_FLOW_WANT: {
 			struct hak_ask a = { .flow = rec.flow };
 
-			if (!active)
+			if (!may_ask(io, ASKED_FLOW, now))
 				break;
 			pthread_mutex_lock(&e->q_lock);
 			(void)hak_asks_put(&e->fetches, &a);	/* full: its next event */

@@ -20,7 +20,7 @@
  * Each step is asked for by a CONTROL record, a wish that is repeated until the answer
  * comes, and answered in the ordered stream.  So the answer tells both what is so and
  * as of which point of the stream, and nothing that is done upon it can undo what the
- * stream said later.  A step that stays unanswered for STALE_NS starts all over.
+ * stream said later.  A step that stays unanswered for too long starts all over.
  *
  * Not handled: entries that this kernel cannot hold as the peer's does (a helper it
  * lacks): after REPAIRS_MAX attempts they are reported, and tried again later.
@@ -277,6 +277,7 @@ static void close_if_done(struct hak_apply *a)
 void hak_recon_listed(struct hak_apply *a)
 {
 	a->own_done = true;
+	a->own_ns = hak_now() - a->phase_ns;
 	close_if_done(a);
 }
 
@@ -490,12 +491,22 @@ static bool take_verify(struct hak_engine *e, struct hak_verify *v)
 	return asked;
 }
 
+/* How long the present step may stay as it is.  The peer lists at its own pace, and says
+ * nothing meanwhile but what is in marked slots: a table like ours takes about as long
+ * as ours did, be it under much more load.  All else is a matter of a round trip. */
+static uint64_t patience(const struct hak_apply *a)
+{
+	if (a->phase == HAK_PHASE_LISTING || a->phase == HAK_PHASE_RUNNING)
+		return a->e->cfg.patience_ms * (uint64_t)HAK_MS + 10 * a->own_ns;
+	return STALE_NS;
+}
+
 uint64_t hak_recon_step(struct hak_apply *a)
 {
 	struct hak_engine *e = a->e;
 	bool can = atomic_load(&e->session_up) && atomic_load(&e->peer_alive) &&
 		   atomic_load(&e->peer_mode) == 2;
-	uint64_t now = hak_now(), period = (uint64_t)atomic_load(&e->scrub_ms) * HAK_MS;
+	uint64_t now = hak_now(), period = (uint64_t)atomic_load(&e->scrub_ms) * HAK_MS, due;
 	struct hak_verify v;
 
 	if (atomic_load(&e->sync_needed)) {
@@ -525,12 +536,13 @@ uint64_t hak_recon_step(struct hak_apply *a)
 			return a->scrub_ns + period - now;
 		return STALE_NS;
 	}
-	/* The peer lists at its own pace, and a copy has no bound; all else is a matter
-	 * of a round trip. */
-	if (a->phase != HAK_PHASE_LISTING && a->phase != HAK_PHASE_RUNNING &&
-	    a->pass == HAK_PASS_NONE && now > a->phase_ns + STALE_NS) {
+	if (a->pass != HAK_PASS_NONE)
+		return STALE_NS;		/* our own work, which ends */
+	due = a->phase_ns + patience(a);
+	if (now > due) {
+		hak_count(&e->stats, HAK_STAT_RECON_STALLED);
 		put_off(a);
 		return 0;
 	}
-	return a->phase_ns + STALE_NS > now ? a->phase_ns + STALE_NS - now : STALE_NS;
+	return due - now;
 }

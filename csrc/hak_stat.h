@@ -88,6 +88,8 @@
 	X(RECON_DONE, "recon.done") \
 	X(RECON_ROUNDS, "recon.rounds") \
 	X(RECON_REPAIRED, "recon.repaired")	/* entries */ \
+	X(RECON_STALLED, "recon.stalled")	/* the peer went on no further: begun anew */ \
+	X(ASKS_LIMITED, "asks.limited")		/* questions of the peer above the rate */ \
 	X(SWEPT, "sweep.entries") \
 	X(REAPED, "sweep.reaped")		/* larvae of GRE without packets */ \
 	X(EVENTS_LOST, "events.lost")		/* the daemon did not read them in time */ \

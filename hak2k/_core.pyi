@@ -61,6 +61,7 @@ class Engine:
         min_duration_s: float = 0,
         lease: Lease | None = None,
         adaptive: bool = False,  # under pressure some wait; see csrc/hak_pressure.h
+        patience_ms: int = 0,  # for a peer's listing without progress, 0: two minutes
     ) -> None: ...
 
     # life

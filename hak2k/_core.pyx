@@ -151,7 +151,7 @@ cdef class Engine:
         bint encrypt, interfaces, str gate_table, protocols, exclude_mark,
         bint exclude_local, exclude_networks=(),
         double min_duration_s=0, uint32_t scrub_ms=0, Lease lease=None,
-        bint adaptive=False,
+        bint adaptive=False, uint32_t patience_ms=0,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -208,6 +208,7 @@ cdef class Engine:
                 self._lease = lease
                 cfg.lease = &lease.lease
             cfg.adaptive = adaptive
+            cfg.patience_ms = patience_ms
             with nogil:
                 r = c.hak_engine_new(&self.e, cfg, why, &err)
             if r != c.HAK_OK:

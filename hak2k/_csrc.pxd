@@ -150,6 +150,7 @@ cdef extern from "hak_engine.h" nogil:
         uint32_t larval_timeout
         uint32_t scrub_ms
         bint adaptive
+        uint32_t patience_ms
         hak_lease *lease
 
     struct hak_lease_info:

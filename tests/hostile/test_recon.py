@@ -12,11 +12,11 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from hak2k.lab import until
+from hak2k.lab import Lab, until
 from tests.hostile import k2k
 from tests.hostile.bench import Bench
 from tests.hostile.k2k import (
@@ -24,6 +24,7 @@ from tests.hostile.k2k import (
     DATA,
     FLOW_NEW,
     FLOW_SYNC,
+    FLOW_WANT,
     RECON_ASK,
     RECON_BEGIN,
     RECON_CLOSE,
@@ -529,6 +530,87 @@ def test_flood_of_questions(active: Bench, what: str) -> None:
     active.usable()
     assert memory_kb() - before < GROWTH_KB
     assert not active.side.saw("peer.dead")
+
+
+# How many of one kind at once and per second, as in csrc/hak_io.c.
+LIMITS: dict[str, tuple[Callable[[int], bytes], int, int]] = {
+    "WANT": (lambda n: recon(RECON_WANT, 16 * n), 64, 50),
+    "SYNC_WANT": (lambda n: sync_want(n), 64, 50),
+    "ASK": (lambda n: recon_ask(16, 12, [0]), 512, 10_000),
+    "FLOW_WANT": (lambda n: udp(FLOW_WANT, n), 1024, 5000),
+}
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_more_questions_than_a_node_may_ask(active: Bench, what: str) -> None:
+    """Above the rate there is no answer, only a number; below it there is again."""
+    say, burst, rate = LIMITS[what]
+    teller, began = Teller(active), time.monotonic()
+    sent = 4 * burst
+    for first in range(1, sent, 16):
+        active.peer.control(*[say(n) for n in range(first, first + 16)])
+    active.fence()
+    most = burst + rate * (time.monotonic() - began) + 1
+    assert sent - most <= active.stat("asks.limited") <= sent - burst
+    active.peer.drain()
+
+    def answered() -> bool:
+        # As a wish is: told again until there is an answer.
+        active.peer.control(recon(RECON_WANT, 16 * sent), heartbeat())
+        try:
+            teller.hear(RECON_BEGIN, 0.1)
+        except Silence:
+            return False
+        return True
+
+    until(answered, 5, "an answer")
+
+
+def patient(lab: Lab, milliseconds: int) -> Iterator[Bench]:
+    made = Bench(lab, patience_ms=milliseconds)
+    try:
+        made.connect()
+        made.passivate()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def impatient(lab: Lab) -> Iterator[Bench]:
+    yield from patient(lab, 300)
+
+
+def test_a_listing_that_never_ends(impatient: Bench) -> None:
+    asker, peer = Asker(impatient), impatient.peer
+    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
+    peer.data(recon(RECON_BEGIN, number, 0, 12))
+    body = asker.asks(RECON_WANT)
+    while struct.unpack(">IIB", body)[0] == number:  # told before the answer had come
+        body = asker.asks(RECON_WANT)
+    assert struct.unpack(">IIB", body) == (number + 16, ENTRIES, 0)
+    assert impatient.stat("recon.stalled") == 1
+    peer.data(recon(RECON_LISTED, number, ENTRIES))  # too late
+    asker.still_asks(RECON_WANT, body)
+    assert len(ports(impatient)) == ENTRIES
+
+
+def test_a_copy_that_never_ends(impatient: Bench) -> None:
+    """It may take as long as it likes, while it goes on."""
+    asker, peer = Asker(impatient), impatient.peer
+    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
+    peer.data(recon(RECON_BEGIN, number, 5000, 0))
+    generation = struct.unpack(">I", asker.asks(SYNC_WANT)[:4])[0]
+    began = time.monotonic()
+    peer.data(sync(SYNC_BEGIN, generation))
+    n = 100
+    while time.monotonic() - began < 1:
+        peer.data(udp(FLOW_SYNC, n))
+        until(lambda n=n: n in ports(impatient), 2, "what was copied")
+        n += 1
+    assert impatient.stat("recon.stalled") == 0
+    assert struct.unpack(">IIB", asker.asks(RECON_WANT))[0] > number
+    assert impatient.stat("recon.stalled") == 1
 
 
 ANSWERS: dict[str, Callable[[int], bytes]] = {
