@@ -554,6 +554,7 @@ unsigned hak_engine_announce(struct hak_engine *e)
 	unsigned n = hak_announcer_send(&e->announcer);
 
 	hak_count_n(&e->stats, HAK_STAT_ANNOUNCED, n);
+	hak_count_n(&e->stats, HAK_STAT_ANNOUNCE_FAILED, e->announcer.n - n);
 	return n;
 }
 

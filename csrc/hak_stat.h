@@ -93,7 +93,8 @@
 	X(SWEPT, "sweep.entries") \
 	X(REAPED, "sweep.reaped")		/* larvae of GRE without packets */ \
 	X(EVENTS_LOST, "events.lost")		/* the daemon did not read them in time */ \
-	X(ANNOUNCED, "swap.announcements")
+	X(ANNOUNCED, "swap.announcements") \
+	X(ANNOUNCE_FAILED, "swap.announce_failed")	/* a link is down, its queue full */
 
 enum hak_stat {
 #define X(id, name) HAK_STAT_##id,

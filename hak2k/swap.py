@@ -88,12 +88,19 @@ def natural_timeouts(
     return out
 
 
-ANNOUNCE_GAP_S: Final = 0.1
+ANNOUNCE_FIRST_S: Final = 0.1
+ANNOUNCE_LONGEST_S: Final = 2.0  # ANNOUNCE_INTERVAL of RFC 5227
 
 
 def announce_delays(count: int) -> list[float]:
-    """Seconds after a promotion at which to announce again.
+    """Seconds after a promotion at which to announce again: at once for what was lost,
+    ever more rarely for a switch whose port needs a while.
 
     count: announcements in all; the first is part of the promotion itself.
     """
-    return [ANNOUNCE_GAP_S * i for i in range(1, count)]
+    delays, at, gap = [], 0.0, ANNOUNCE_FIRST_S
+    for _ in range(1, count):
+        at += gap
+        gap = min(2 * gap, ANNOUNCE_LONGEST_S)
+        delays.append(at)
+    return delays

@@ -30,4 +30,5 @@ def test_this_kernel() -> None:
 
 def test_announcements() -> None:
     assert announce_delays(1) == []
-    assert [round(x, 3) for x in announce_delays(4)] == [0.1, 0.2, 0.3]
+    assert announce_delays(50)[-1] - announce_delays(49)[-1] == 2.0
+    assert [round(x, 3) for x in announce_delays(4)] == [0.1, 0.3, 0.7]
