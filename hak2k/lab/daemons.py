@@ -77,6 +77,9 @@ class Daemons:
         directory: where their files go, one folder each.
         bindir: where ``hak2kd`` and ``hak2kctl`` are; by default beside the
             running interpreter.
+
+    Attributes:
+        common: sections to merge into both default configurations.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Daemons:
         # Not resolved: in a virtual environment the interpreter is a symbolic link.
         self.bindir = bindir or Path(sys.executable).parent
         self._psk = new_psk()
+        self.common: Mapping[str, Any] = {}
         self._instances: dict[str, Instance] = {}
         for node in firewalls:
             own = directory / node.name
@@ -106,7 +110,7 @@ class Daemons:
         """What ``write_config`` would write."""
         instance = self[firewall]
         base = default_settings(instance.node.name, instance.control_socket)
-        return merged(base, overrides)
+        return merged(merged(base, self.common), overrides)
 
     def write_config(
         self, firewall: Node | str, *, extra: str = "", psk: str | None = None, **overrides: Any

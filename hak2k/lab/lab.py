@@ -77,6 +77,8 @@ class Lab:
         loose: let the firewalls pick up TCP connections that they do not know
             in mid-stream; off, so that a connection that was not replicated
             dies and the test sees it.
+        move: give the firewalls hardware addresses of their own, and leave the others
+            to the daemons: ``address_mode = "move"``.
         ruleset: the firewalls' nftables ruleset.
         bindir: where ``hak2kd`` and ``hak2kctl`` are; by default beside the
             running interpreter.
@@ -91,6 +93,7 @@ class Lab:
         wire: bool = False,
         flood: bool = False,
         loose: bool = False,
+        move: bool = False,
         ruleset: str = topology.RULESET,
         bindir: Path | None = None,
     ) -> None:
@@ -102,6 +105,7 @@ class Lab:
         self._closed = False
         self._flood = flood
         self._loose = loose
+        self._move = move
         self._ruleset = ruleset
         self._nodes: list[Node] = []
         self._unplugged: set[str] = set()
@@ -119,6 +123,8 @@ class Lab:
             self.switch = self._node("switch")
             self.fw = (self.fw1, self.fw2)
             self.daemons = Daemons(self.fw, self.directory, bindir)
+            if move:
+                self.daemons.common = {"cluster": {"address_mode": "move"}}
             self._build(wire)
         except BaseException:
             self.close()
@@ -210,8 +216,9 @@ class Lab:
         self._build_endpoints()
         for node in self.fw:
             node.sysctl(*_FIREWALL)
-            self._cable(node, "lan", f"{node.name}-lan", "br-lan", topology.LAN_MAC)
-            self._cable(node, "wan", f"{node.name}-wan", "br-wan", topology.WAN_MAC)
+            for link, mac in (("lan", topology.LAN_MAC), ("wan", topology.WAN_MAC)):
+                own = None if self._move else mac
+                self._cable(node, link, f"{node.name}-{link}", f"br-{link}", own)
         self._build_ha(wire)
         for node in self.fw:
             self.load_ruleset(node)
@@ -281,6 +288,8 @@ class Lab:
         node.up(*HA_LINKS, *DATA_LINKS)
         for link, address in topology.HA_ADDRESSES[node.name].items():
             node.rtnl.add_address(link, address)
+        if self._move:
+            return
         node.rtnl.add_address("lan", *topology.LAN_ADDRESSES)
         node.rtnl.add_address("wan", *topology.WAN_ADDRESSES)
 

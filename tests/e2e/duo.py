@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,13 +128,20 @@ class Duo:
     Args:
         traffic: open the usual connections when both daemons are ready.
         priorities: of fw1 and fw2.
+        common: more settings of both.
         **options: of the lab.
     """
 
     def __init__(
-        self, *, traffic: bool = True, priorities: tuple[int, int] = (0, 0), **options: Any
+        self,
+        *,
+        traffic: bool = True,
+        priorities: tuple[int, int] = (0, 0),
+        common: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         self.lab = Lab(**options)
+        self.lab.daemons.common = {**self.lab.daemons.common, **(common or {})}
         self.priorities = priorities
         self.traffic: Traffic | None = None
         self._invalid: dict[str, int] = {}
