@@ -51,6 +51,8 @@ from hak2k.settings import (
     line_of,
 )
 
+LEAST_GARP_S: Final = 0.1
+
 PROTOCOLS: Final[Mapping[str, int]] = {
     "icmp": 1,
     "igmp": 2,
@@ -263,8 +265,6 @@ def _read_cluster(t: _Table, base: Path) -> ClusterConfig:
     for secret in secrets:
         keys.wipe(secret)
     mode = t.word("address_mode", ("shared", "move"), "shared")
-    if mode == "move":
-        t.bad("address_mode", '"move" is not available in this version; use "shared"')
     return ClusterConfig(
         id=ident,
         psk_file=path,
@@ -502,11 +502,13 @@ def _read_liveness(t: _Table) -> LivenessConfig:
 
 
 def _read_swap(t: _Table) -> SwapConfig:
-    if t.flag("bounce_interfaces", False):
-        t.bad("bounce_interfaces", "is not available in this version; use false")
+    interval = float(t.number("garp_interval_s", 0, 3600, "seconds", 0, float))
+    if 0 < interval < LEAST_GARP_S:
+        t.bad("garp_interval_s", f"floods the network; use 0, or {LEAST_GARP_S:g} to 3600 seconds")
     return SwapConfig(
         garp_count=t.number("garp_count", 1, 50, "", 3, int),
-        garp_interval_s=float(t.number("garp_interval_s", 0, 3600, "seconds", 0, float)),
+        garp_interval_s=interval,
+        bounce_interfaces=t.flag("bounce_interfaces", False),
         freeze_max_s=float(t.number("freeze_max_s", 1, 3600, "seconds", 30, float)),
     )
 
@@ -553,6 +555,12 @@ def _cross_check(report: _Report, c: Config) -> None:
                     ("link", j, "local"),
                     f"{link.peer!r} cannot be the peer's and ours",
                 )
+    if c.cluster.address_mode == "move" and not c.announcements:
+        report.contradiction(
+            ("cluster", "address_mode"),
+            ("interface", 0, "name"),
+            '"move" needs addresses that can move; name them in interface.addresses',
+        )
     for key in ("name", "interface", "local", "peer"):
         _unique(report, "link", key, [getattr(link, key) for link in c.link])
     _unique(report, "interface", "name", [i.name for i in c.interface])

@@ -28,11 +28,12 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from hak2k import gate, privileges
+from hak2k import gate, ports, privileges
 from hak2k._version import __version__
 from hak2k.config import load_config
 from hak2k.control import Lock, Server
@@ -97,9 +98,21 @@ def check_interfaces(config: Config, snapshot: Snapshot) -> None:
         raise KernelError("\n".join(wrong))
 
 
-def set_sysctls(log: EventLog, root: Path = Path("/proc/sys")) -> None:
+def sysctls(config: Config) -> list[tuple[str, str, str]]:
+    """SYSCTLS, and what this configuration needs beside them."""
+    why = "removing an address would take others of its network along"
+    names = dict.fromkeys(name for name, _ in config.moving)
+    more = [(f"net/ipv4/conf/{name}/promote_secondaries", "1", why) for name in names]
+    return [*SYSCTLS, *more]
+
+
+def set_sysctls(
+    log: EventLog,
+    wanted: Iterable[tuple[str, str, str]] = SYSCTLS,
+    root: Path = Path("/proc/sys"),
+) -> None:
     """Set what hak2k needs; each change, and each failure, is logged."""
-    for name, value, why in SYSCTLS:
+    for name, value, why in wanted:
         path, dotted = root / name, name.replace("/", ".")
         try:
             before = path.read_text().strip()
@@ -234,8 +247,24 @@ def run(config: Config, log_format: str) -> None:
         check_port(config)
         # The sysctls of conntrack exist once a rule has called for it.
         gate.build(gate.GateSpec.of(config))
-        set_sysctls(log)
+        set_sysctls(log, sysctls(config))
         asyncio.run(_serve(config, log, snapshot, lease))
+    finally:
+        lock.release()
+
+
+def release(config: Config) -> None:
+    """Leave the network to the peer, for a daemon that died: gate closed, no address
+    that moves.  Raises HakError, also if a daemon runs."""
+    privileges.check()
+    gate.check_library()
+    lock = Lock(config.control.socket)
+    lock.take()
+    try:
+        there = look([i.name for i in config.interface]).links
+        spec = gate.GateSpec.of(config)
+        gate.build(replace(spec, interfaces=tuple(n for n in spec.interfaces if n in there)))
+        ports.release(config.moving)
     finally:
         lock.release()
 
@@ -253,6 +282,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", required=True, help="TOML file")
     parser.add_argument("--check", action="store_true", help="check the configuration and end")
     parser.add_argument(
+        "--release",
+        action="store_true",
+        help="of a daemon that died: close the gate, remove addresses that move, and end",
+    )
+    parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="default: text"
     )
     parser.add_argument("--version", action="version", version=f"hak2kd {__version__}")
@@ -266,6 +300,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(args.config)
         if args.check:
             print("OK")
+            return 0
+        if args.release:
+            release(config)
             return 0
         run(config, args.log_format)
     except ConfigError as e:

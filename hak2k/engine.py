@@ -434,6 +434,12 @@ class Engine:
         with self._call() as core:
             return core.announce()
 
+    def set_announcements(self, items: Sequence[tuple[str, str]]) -> None:
+        """(interface, address) of what `announce` tells; anew if a hardware address
+        has changed."""
+        with self._call() as core:
+            core.set_announcements(list(items))
+
     def sweep(self, natural: dict[int, dict[int, int]] | None = None) -> None:
         """After a promotion: give entries without traffic their natural timeouts,
         paced, in the background.  natural: see `hak2k.swap`; None: the kernel's."""

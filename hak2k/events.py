@@ -86,6 +86,20 @@ CATALOG: Final[dict[str, Entry]] = {
     "interface.down": Entry(
         "warning", "a data interface is down or lost its carrier", "look at the cable"
     ),
+    "interface.bounced": Entry(
+        "info", "the interfaces of a node that stepped down went down and up again", ""
+    ),
+    "address.corrected": Entry(
+        "warning",
+        'an address that moves (address_mode = "move") was here or missing against this '
+        "node's role, and was put right",
+        "let hak2k alone add and remove it; after a crash of the daemon it is expected",
+    ),
+    "address.failed": Entry(
+        "error",
+        "an address or a route could not be set or removed",
+        "see the text; set it by hand",
+    ),
     "interface.lost": Entry("error", "a data interface does not exist any more", "create it again"),
     "health.failed": Entry(
         "warning",

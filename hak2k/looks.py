@@ -57,6 +57,10 @@ class Looks:
         """The keys were read again: begin to wait anew."""
         self._key_waits, self._key_again = self._node.clock(), 0.0
 
+    def unsettled(self) -> None:
+        """For a while, this node itself makes the kernel end entries."""
+        self._table_again = self._node.clock() + ENTRIES_AGAIN_S
+
     def strangers(self) -> None:
         """Two nodes that do not fit are silent to each other; tell why."""
         try:

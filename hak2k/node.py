@@ -36,6 +36,7 @@ from hak2k.health.monitor import Component, Health
 from hak2k.looks import Looks
 from hak2k.model import Forced, Mode, Role
 from hak2k.netwatch import Snapshot
+from hak2k.ports import Ports
 from hak2k.quality import quality
 from hak2k.recorder import Recorder
 from hak2k.settings import Config, changed, reloadable
@@ -124,6 +125,7 @@ class Node:
         self._silent_ns = 0  # of the last peer.dead
         self._gone = False  # said goodbye, and not heard since
         self.looks = Looks(self)
+        self.ports = Ports(self)
         self._said: dict[str, tuple[float, int]] = {}  # id: when, not logged since
         self._gate_checked = 0.0
         self.gate_rebuilt = 0  # how often it was not as it should be
@@ -137,7 +139,7 @@ class Node:
         Raises HakError."""
         loop = asyncio.get_running_loop()
         self.finished = loop.create_future()
-        self.engine.set_local_addresses(self.snapshot.local_addresses())
+        self.engine.set_local_addresses(self.ports.addresses())
         # Before the first heartbeat: the peer decides by what that one says.
         self._set_status(status(self.state))
         self._guard()
@@ -164,6 +166,12 @@ class Node:
         self.health.close()
         self.engine.close()
         self.recorder.close()
+
+    def later(self, name: str, seconds: float, do: Callable[[], None]) -> None:
+        """Once; instead of an earlier one of that name."""
+        if name in self._timers:
+            self._timers[name].cancel()
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, do)
 
     def _every(self, name: str, seconds: float, do: Callable[[], None]) -> None:
         def run() -> None:
@@ -225,11 +233,12 @@ class Node:
                 self._demote(term, reason)
             case model.WentPassive(term, reason):
                 self.log.emit("role.passive", reason, reason=reason, term=term)
+                self.ports.leave()
             case model.StartHandover(term, reason):
                 self.busy = True
-                self._keep(self._hand_over(term, reason))
+                self.keep(self._hand_over(term, reason))
             case model.Announce():
-                self._announce_all()
+                self.announce_all()
             case model.WantSync():
                 self.attempt("sync", self.engine.want_sync)
             case model.SetStatus():
@@ -240,7 +249,7 @@ class Node:
                 if self.finished is not None and not self.finished.done():
                     self.finished.set_result(gate_open)
 
-    def _keep(self, work: object) -> None:
+    def keep(self, work: object) -> None:
         """Run a coroutine; asyncio itself holds tasks by weak references only."""
         assert asyncio.iscoroutine(work)
         task = asyncio.get_running_loop().create_task(work)
@@ -255,6 +264,7 @@ class Node:
             self.news("daemon.error", f"{what}: {e}")
 
     def _promote(self, term: int, reason: str) -> None:
+        arrived_us = self.ports.arrive()
         try:
             times = self._open_gate(term)
         except HakError as e:
@@ -267,10 +277,12 @@ class Node:
             "total_us": round(times.total_ns / 1000, 1),
             "term": term,
         }
+        if arrived_us is not None:
+            fields["address_us"] = arrived_us
         if reason.startswith("peer dead"):
             fields["detect_ms"] = round(self._silent_ns / 1e6, 1)
         self.log.emit("role.active", reason, **fields)
-        self._announce_all(first_done=True)
+        self.announce_all(first_done=True)
         self.attempt("sweep", self.engine.sweep)
 
     def _open_gate(self, term: int) -> SwapTimes:
@@ -294,6 +306,7 @@ class Node:
             self.log.emit("role.refused", str(e), reason=reason, term=term)
             self._rebuild_gate("could not be closed")
         self.log.emit("role.passive", reason, reason=reason, term=term)
+        self.ports.leave()
 
     async def _hand_over(self, term: int, reason: str) -> None:
         self.log.emit("handover.start", reason, reason=reason, term=term)
@@ -340,7 +353,7 @@ class Node:
 
     # --- announcements ---
 
-    def _announce_all(self, *, first_done: bool = False) -> None:
+    def announce_all(self, *, first_done: bool = False) -> None:
         for timer in self._announcing:
             timer.cancel()
         if not first_done:
@@ -518,8 +531,10 @@ class Node:
         if new.addresses != old.addresses and not self.busy:
             self.attempt(
                 "addresses",
-                lambda: self.engine.set_local_addresses(new.local_addresses()),
+                lambda: self.engine.set_local_addresses(self.ports.addresses()),
             )
+        if not self.busy:
+            self.ports.check()
         self._update_quality()
 
     def _update_quality(self) -> None:

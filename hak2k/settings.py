@@ -40,7 +40,8 @@ class ClusterConfig:
     priority: int = 0
     """0 to 65535; decides where quality is equal.  50 marks the preferred node."""
     address_mode: str = "shared"
-    """"shared": both nodes bear the same addresses, the gate keeps one mute."""
+    """"shared": both nodes bear the same addresses, the gate keeps one mute.  "move":
+    only the active one has them."""
     psk: bytearray = field(default_factory=bytearray, repr=False, compare=False)
     """The keys themselves, stretched to 32 bytes each (`derive_key`), one after the
     other; empty once they were forgotten."""
@@ -150,11 +151,12 @@ class LivenessConfig:
 @dataclass(frozen=True, slots=True)
 class SwapConfig:
     garp_count: int = 3
-    """How often the addresses are announced after a swap, 100 ms apart; 1 to 50."""
+    """How often the addresses are announced after a swap: at once, after 100 ms, then
+    at growing intervals; 1 to 50."""
     garp_interval_s: float = 0.0
-    """Seconds between further announcements while active; 0: none."""
+    """Seconds between further announcements while active, 0.1 or more; 0: none."""
     bounce_interfaces: bool = False
-    """Not available in this version."""
+    """A node that steps down takes its data interfaces down and up."""
     freeze_max_s: float = 30.0
     """The longest time, and the usual one, that `freeze` may make preferences wait."""
 
@@ -199,6 +201,11 @@ class Config:
             if bits < keys.WEAK_BITS
         ]
         return out
+
+    @property
+    def moving(self) -> list[tuple[str, str]]:
+        """(interface, address) of what only the active node has."""
+        return self.announcements if self.cluster.address_mode == "move" else []
 
     @property
     def announcements(self) -> list[tuple[str, str]]:

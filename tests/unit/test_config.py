@@ -75,7 +75,6 @@ WRONG = [
     ("model", 'model = "x\\u0007"', "node.model", "not allowed"),
     ("psk_file", 'psk_file = "nope"', "cluster.psk_file", "openssl rand -hex 32"),
     ("priority", "priority = -1", "cluster.priority", "use 0 to 65535"),
-    ("address_mode", 'address_mode = "move"', "cluster.address_mode", "not available"),
     ("address_mode", 'address_mode = "x"', "cluster.address_mode", '"shared", "move"'),
     ("socket", f'socket = "{"x" * 120}"', "control.socket", "longer than 107"),
     ("port", "port = 65536", "stream.port", "use 1 to 65535"),
@@ -129,13 +128,19 @@ WRONG = [
     ("lease", "lease = 1", "liveness.lease", "must be true or false"),
     ("garp_count", "garp_count = 0", "swap.garp_count", "use 1 to 50"),
     ("garp_interval_s", "garp_interval_s = -1", "swap.garp_interval_s", "0 to 3600"),
-    (
-        "bounce_interfaces",
-        "bounce_interfaces = true",
-        "swap.bounce_interfaces",
-        "not available",
-    ),
+    ("garp_interval_s", "garp_interval_s = 0.05", "swap.garp_interval_s", "floods"),
+    ("bounce_interfaces", "bounce_interfaces = 1", "swap.bounce_interfaces", "true or false"),
 ]
+
+
+def test_move_needs_addresses(tmp_path: Path) -> None:
+    text = GOOD.replace('address_mode = "shared"', 'address_mode = "move"')
+    moved = load_config(write(tmp_path, text))
+    assert moved.moving == moved.announcements
+    assert load_config(write(tmp_path, GOOD)).moving == []
+    bare = "\n".join(x for x in text.splitlines() if not x.startswith("addresses"))
+    (found,) = problems(tmp_path, bare)
+    assert "contradicts interface[0].name" in found
 
 
 @pytest.mark.parametrize(("key", "line", "named", "words"), WRONG, ids=[w[1] for w in WRONG])

@@ -87,15 +87,20 @@ def test_the_port_is_taken(tmp_path: Path) -> None:
 def test_sysctls(tmp_path: Path) -> None:
     path = tmp_path / "net" / "netfilter" / "nf_conntrack_events"
     log = EventLog()
-    daemon.set_sysctls(log, tmp_path)
+    daemon.set_sysctls(log, root=tmp_path)
     assert [e["id"] for e in log] == ["sysctl.failed"]
     path.parent.mkdir(parents=True)
     path.write_text("2\n")
-    daemon.set_sysctls(log, tmp_path)
+    daemon.set_sysctls(log, root=tmp_path)
     assert path.read_text() == "1"
     assert list(log)[-1]["before"] == "2"
-    daemon.set_sysctls(log, tmp_path)
+    daemon.set_sysctls(log, root=tmp_path)
     assert len(list(log)) == 2, "nothing to do, nothing said"
+    assert daemon.sysctls(config(tmp_path)) == list(daemon.SYSCTLS)
+    moving = config(tmp_path, address_mode='address_mode = "move"')
+    names = [name for name, _, _ in daemon.sysctls(moving)]
+    assert "net/ipv4/conf/lan/promote_secondaries" in names
+    assert len(set(names)) == len(names)
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
