@@ -86,6 +86,7 @@ _NAME = re.compile(LABEL)
 _TOML_LINE = re.compile(r"^(.*) \(at line (\d+), column \d+\)$")
 MAX_NETWORKS: Final = 64  # HAK_NETS_MAX of csrc/hak_policy.h
 _MOST_PSK = 65536
+_MOST_PINGS = 8
 _SUN_PATH = 107  # sizeof(sockaddr_un.sun_path) less the final NUL
 
 
@@ -498,7 +499,23 @@ def _read_liveness(t: _Table) -> LivenessConfig:
         heartbeat_ms=t.number("heartbeat_ms", 5, 10000, "ms", 50, int),
         dead_after_ms=t.number("dead_after_ms", 10, 60000, "ms", 200, int),
         lease=t.flag("lease", True),
+        ping=_read_ping(t),
     )
+
+
+def _read_ping(t: _Table) -> tuple[str, ...] | None:
+    key = "ping"
+    items = t.items(key, [])
+    for i, item in enumerate(items):
+        try:
+            if not isinstance(item, str):
+                raise ValueError
+            ipaddress.ip_address(item)
+        except ValueError:
+            t.report((*t.path, key, i), f"{item!r} is not an IPv4 or IPv6 address")
+    if len(items) > _MOST_PINGS:
+        t.bad(key, f"has {len(items)} addresses, at most {_MOST_PINGS} are possible")
+    return tuple(str(item) for item in items) if key in t.data else None
 
 
 def _read_swap(t: _Table) -> SwapConfig:

@@ -55,6 +55,16 @@ CATALOG: Final[dict[str, Entry]] = {
         "silence on every link for dead_after_ms",
         "look at the peer and at the HA links",
     ),
+    "peer.process": Entry(
+        "warning",
+        "the silent peer's machine answers pings: its hak2kd ended, or hangs",
+        "look at the journal of hak2kd there; start it",
+    ),
+    "peer.machine": Entry(
+        "warning",
+        "the silent peer's machine answers no ping either: it is down, or all links to it are",
+        "look at the machine, then at the HA links",
+    ),
     "peer.bye": Entry("info", "the peer ended in an orderly way", ""),
     "peer.status": Entry("debug", "the peer's status changed", ""),
     "peer.conflict": Entry(

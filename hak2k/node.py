@@ -34,8 +34,10 @@ from hak2k.events import EventLog
 from hak2k.health.interfaces import Interfaces, member_news
 from hak2k.health.monitor import Component, Health
 from hak2k.looks import Looks
+from hak2k.lost import Ask, Lost
 from hak2k.model import Forced, Mode, Role
 from hak2k.netwatch import Snapshot
+from hak2k.ping import answering
 from hak2k.ports import Ports
 from hak2k.quality import quality
 from hak2k.recorder import Recorder
@@ -85,6 +87,7 @@ class Node:
         gate_present: Callable[[gate.GateSpec], bool] = gate.present,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        ask: Ask = answering,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -125,6 +128,7 @@ class Node:
         self._silent_ns = 0  # of the last peer.dead
         self._gone = False  # said goodbye, and not heard since
         self.looks = Looks(self)
+        self.lost = Lost(self, ask)
         self.ports = Ports(self)
         self._said: dict[str, tuple[float, int]] = {}  # id: when, not logged since
         self._gate_checked = 0.0
@@ -163,6 +167,7 @@ class Node:
         for timer in (*self._timers.values(), *self._announcing):
             timer.cancel()
         loop.remove_reader(self.engine.fileno())
+        self.lost.end()
         self.health.close()
         self.engine.close()
         self.recorder.close()
@@ -409,6 +414,7 @@ class Node:
             case "session.up":
                 new_boot = bool(data.get("new_boot", True))
                 self._gone = False
+                self.lost.end()
                 self.log.emit("session.up", "session with the peer", new_boot=new_boot)
                 self.feed(model.SessionUp(new_boot))
                 self._peer_status()
@@ -420,17 +426,20 @@ class Node:
                 self._peer_status()
             case "peer.alive":
                 self._gone = False
-                self.log.emit("peer.up", f"{self._peer_name()} is heard")
+                self.lost.end()
+                self.log.emit("peer.up", f"{self.peer_name()} is heard")
                 self._peer_status()
             case "peer.dead":
                 self._silent_ns = int(data.get("silent_ns", 0))
                 ms = round(self._silent_ns / 1e6, 1)
-                self.log.emit("peer.dead", f"{self._peer_name()} is silent", silent_ms=ms)
+                self.log.emit("peer.dead", f"{self.peer_name()} is silent", silent_ms=ms)
                 self.feed(model.PeerDead())
+                self.lost.begin()  # after what has to be quick
             case "peer.bye":
                 if not self._gone:  # it says so on each link
                     self._gone = True
-                    self.log.emit("peer.bye", f"{self._peer_name()} said goodbye")
+                    self.lost.end("stopped")
+                    self.log.emit("peer.bye", f"{self.peer_name()} said goodbye")
                     self.feed(model.PeerBye())
             case "link.up" | "link.down":
                 name = self._link_name(int(data.get("link", 0)))
@@ -484,7 +493,7 @@ class Node:
         links = self.config.link
         return links[index].name if index < len(links) else str(index)
 
-    def _peer_name(self) -> str:
+    def peer_name(self) -> str:
         return self.state.peer.serial if self.state.peer is not None else "the peer"
 
     def _peer_status(self) -> None:

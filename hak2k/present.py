@@ -81,6 +81,13 @@ _BEFORE_LINKS: Final[tuple[_Field, ...]] = (
 )
 
 
+_LOST: Final = {
+    "stopped": ": it was stopped in good order",
+    "process": "; its machine answers pings, hak2kd does not",
+    "machine": ", nor does its machine answer pings",
+}
+
+
 def info_lines(info: Json, verbose: bool) -> list[str]:
     """`hainfo` and `hainfo -v`."""
     local, peer = info["local"], info["peer"]
@@ -142,7 +149,7 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
     if peer is None:
         out.append("Notice: the other firewall has not been heard yet")
     elif not peer.get("alive", True):
-        out.append("Notice: the other firewall does not answer")
+        out.append(f"Notice: the other firewall does not answer{_LOST.get(peer.get('lost'), '')}")
     return out
 
 

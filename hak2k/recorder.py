@@ -94,6 +94,7 @@ class Changes:
         self.found: deque[Change] = deque(maxlen=CHANGES_KEPT)
         self._leading: list[tuple[Row, str]] = []  # to a hand-over under way
         self._early: list[dict[str, Any]] = []  # what was said of that
+        self._death: Change | None = None  # by a death whose cause is not known yet
 
     def step(self, change: Change) -> bool:
         """Whether it was one.  A hand-over is part of the change that it leads to."""
@@ -106,9 +107,14 @@ class Changes:
         change.rows, change.log = [*self._leading, *rows], self._early
         self._leading, self._early = [], []
         self.found.append(change)
+        self._death = change if isinstance(change.event, model.PeerDead) else None
         return True
 
     def log(self, event: dict[str, Any]) -> None:
+        if event["id"] in ("peer.process", "peer.machine") and self._death is not None:
+            self._death.log.append(event)
+        if event["id"].startswith("peer."):
+            self._death = None  # what is found out later is of another time
         if not event["id"].startswith(("role.", "handover.", "split.")):
             return
         if self._leading:

@@ -203,6 +203,7 @@ class Service:
             "supervisor": mode is Mode.ACTIVE,
             "alive": alive,
             "term": info.term,
+            "lost": None if alive else self.node.lost.cause,
             "heard_ms_ago": round(info.heard_ns_ago / 1e6, 1),
         }
 

@@ -146,6 +146,9 @@ class LivenessConfig:
     heartbeat_ms, at most 60000 ms."""
     lease: bool = True
     """While a standby listens, the kernel ends forwarding if this daemon hangs."""
+    ping: tuple[str, ...] | None = None
+    """Addresses of the peer's machine to ask when it is silent; at most 8, empty: do
+    not ask; None: those of the links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +226,7 @@ RELOADABLE: Final = frozenset(
         *(f"health[*].{key}" for kind in KINDS.values() for key in kind.options),
         "interface[*].members",
         "interface[*].weight",
+        "liveness.ping",
         "log.level",
         "swap.freeze_max_s",
         "swap.garp_count",

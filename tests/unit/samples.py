@@ -57,6 +57,7 @@ addresses = ["10.72.0.1/24", "fd72::1/64"]
 heartbeat_ms = 50
 dead_after_ms = 200
 lease = false
+ping = ["192.168.69.2", "fd00::2"]
 
 [swap]
 garp_count = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +48,8 @@ class Rig:
         self.log = EventLog()
         self.gates: list[tuple[GateSpec, list[int]]] = []
         self.gate_fault: Exception | None = None
+        self.asked: list[tuple[str, ...]] = []
+        self.answer: asyncio.Future[str | None] | None = None
         self.node = Node(
             config(directory),
             Engine(config(directory), core=make),
@@ -55,6 +57,7 @@ class Rig:
             snapshot(),
             gate_build=self.build,
             gate_present=lambda spec: True,
+            ask=self.ask,
         )
         self.node.rules = replace(self.node.rules, start_wait=60, grace=0.02, stop_wait=0.05)
         self.core = cores[0]
@@ -65,6 +68,12 @@ class Rig:
             raise self.gate_fault
         self.gates.append((spec, types))
         self.core.gate = bool(types)
+
+    async def ask(self, addresses: Sequence[str], timeout_s: float) -> str | None:
+        """In place of pings: the answer is the test's."""
+        self.asked.append(tuple(addresses))
+        self.answer = asyncio.get_running_loop().create_future()
+        return await self.answer
 
     def ids(self) -> list[str]:
         return [e["id"] for e in self.log]
@@ -518,5 +527,39 @@ def test_a_peer_whose_table_takes_less(tmp_path: Path) -> None:
         assert said == [0, 0, 0, 1, 0, 0, 1, 1]
         event = rig.event("table.smaller")
         assert (event["peer_max"], event["max"], event["severity"]) == (1000, 262144, "warning")
+
+    run(tmp_path, check)
+
+
+def test_a_lost_peer_is_asked_for_after_the_promotion(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        async def answer(said: str | None) -> None:
+            assert await rig.node.until(lambda: rig.answer is not None, 3)
+            assert rig.answer is not None
+            future, rig.answer = rig.answer, None
+            future.set_result(said)
+
+        await rig.passive()
+        assert rig.node.lost.cause is None
+        rig.core.say("peer.dead", silent_ns=200_000_000)
+        await rig.becomes(Role.ACTIVE)  # nobody has answered yet
+        assert rig.node.lost.cause == "unknown"
+        await answer("fd00::2")
+        event = await rig.logged("peer.process")
+        assert event["address"] == "fd00::2"
+        assert rig.asked == [("192.168.69.2", "fd00::2")]
+        assert rig.node.lost.cause == "process"
+        assert rig.node.recorder.changes.found[-1].log[-1] == event
+        # once for the death, even if it comes to another end
+        await answer(None)
+        await answer(None)
+        await rig.logged("peer.machine")
+        assert event is rig.node.recorder.changes.found[-1].log[-1]
+        rig.core.meet(mode=0)
+        rig.core.say("peer.alive")
+        assert await rig.node.until(lambda: rig.node.lost.cause is None, 3)
+        rig.core.say("peer.bye")
+        await rig.logged("peer.bye")
+        assert rig.node.lost.cause == "stopped"
 
     run(tmp_path, check)
