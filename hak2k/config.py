@@ -527,6 +527,10 @@ def _read_swap(t: _Table) -> SwapConfig:
         garp_interval_s=interval,
         bounce_interfaces=t.flag("bounce_interfaces", False),
         freeze_max_s=float(t.number("freeze_max_s", 1, 3600, "seconds", 30, float)),
+        hold_down_s=float(t.number("hold_down_s", 0, 3600, "seconds", 1, float)),
+        flap_count=t.number("flap_count", 0, 100, "", 8, int),
+        flap_window_s=float(t.number("flap_window_s", 1, 86400, "seconds", 60, float)),
+        flap_hold_s=float(t.number("flap_hold_s", 1, 86400, "seconds", 60, float)),
     )
 
 

@@ -55,6 +55,8 @@ handover_wait   the same for one that was handed the role: until the other's
                 hand-over has ended, it says that it is active
 hold_down       between two voluntary switches, and how long a mere preference
                 (priority) must last before it causes one
+flap_hold       after flap_count changes of role within flap_window that nobody asked
+                for, no quality and no priority moves the role for that long
 retry_wait      after a failed hand-over or promotion
 stop_wait       how long a stopping active waits for a peer that is synchronising
 frozen_until    given with each freeze: while a ruleset is being reloaded on either
@@ -180,6 +182,12 @@ def frozen(s: State) -> bool:
     return s.frozen_until is not None or (p is not None and p.table is TableState.FROZEN)
 
 
+def _commanded(s: State) -> bool:
+    """A change of role now is an operator's doing."""
+    p = _live(s)
+    return s.stopping is not None or (p is not None and s.forced is not p.forced)
+
+
 def _live_mode(s: State) -> Mode | None:
     p = _live(s)
     return p.mode if p is not None else None
@@ -271,6 +279,7 @@ def _watch(s: State, now: float) -> State:
         fault_until=s.fault_until if now < s.fault_until else 0.0,
         # So does a freeze that nobody lifted: its author may have died.
         frozen_until=None if s.frozen_until is None or now >= s.frozen_until else s.frozen_until,
+        held_until=None if s.held_until is None or now >= s.held_until else s.held_until,
     )
 
 
@@ -446,7 +455,7 @@ def _peer_better(c: ElectionConfig, s: State, now: float) -> str | None:
     _, why = preference(s, p)
     # An operator's command is obeyed at once.
     if not why.startswith("forced"):
-        if frozen(s):
+        if frozen(s) or s.held_until is not None:
             return None
         if s.last_switch is not None and now - s.last_switch < c.hold_down:
             return None
@@ -490,6 +499,21 @@ def _enter(s: State, role: Role, now: float) -> State:
     )
 
 
+def _switched(c: ElectionConfig, before: State, s: State, now: float) -> _Result:
+    """The role changed hands.  Too often without a command, and it is kept for a while:
+    what makes the nodes better and worse in turn must not make them swap for ever."""
+    s = replace(s, last_switch=now)
+    if not c.flap_count or before.role is Role.STARTING or _commanded(before):
+        return s, []
+    recent = (*s.switches, now)[-c.flap_count :]
+    s = replace(s, switches=recent)
+    if len(recent) < c.flap_count or now - recent[0] > c.flap_window:
+        return s, []
+    text = f"{len(recent)} changes of role in {now - recent[0]:.0f} s; "
+    text += f"quality and priority move it no more for {c.flap_hold:g} s"
+    return replace(s, held_until=now + c.flap_hold), [Log("flap.hold", text)]
+
+
 def _promote(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
     # A hand-over brings the term that the peer counted for us.
     heard = s.peer.term if s.peer is not None else 0
@@ -500,16 +524,19 @@ def _promote(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
         text = "promoted although the table was not proven complete"
         commands.append(Log("role.unproven", text))
     accepted = s.offer is not None
-    s = replace(_enter(s, Role.ACTIVE, now), term=term, last_switch=now)
-    return replace(s, synced=False, farewell=False, accepted=accepted), commands
+    s, more = _switched(c, s, replace(_enter(s, Role.ACTIVE, now), term=term), now)
+    return replace(s, synced=False, farewell=False, accepted=accepted), commands + more
 
 
 def _go_passive(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
     """STARTING or ACTIVE to PASSIVE.  The table must be compared anew: what this
     node did alone is not what the other one holds."""
-    switch = s.last_switch if s.role is Role.STARTING else now
-    s = replace(_enter(s, Role.PASSIVE, now), last_switch=switch)
-    return replace(s, synced=False, sync_asked=None), [Demote(s.term, why)]
+    commands: list[Command] = [Demote(s.term, why)]
+    after = replace(_enter(s, Role.PASSIVE, now), synced=False, sync_asked=None)
+    if s.role is Role.STARTING:
+        return after, commands
+    after, more = _switched(c, s, after, now)
+    return after, commands + more
 
 
 def _lose_conflict(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
@@ -535,8 +562,9 @@ def _handover_ok(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
     """The engine is passive already.  The copy that is now asked for turns our
     entries into larvae; until it is done this node is not ready."""
     term = s.term if s.offered is None else s.offered
-    s = replace(_enter(s, Role.PASSIVE, now), last_switch=now, term=term)
-    return replace(s, synced=False, sync_asked=None), [WentPassive(term, why)]
+    after = replace(_enter(s, Role.PASSIVE, now), term=term, synced=False, sync_asked=None)
+    after, more = _switched(c, s, after, now)
+    return after, [WentPassive(term, why), *more]
 
 
 def _handover_bad(c: ElectionConfig, s: State, now: float, why: str) -> _Result:
@@ -647,6 +675,7 @@ def step(
     fired: gets the rows that fired, each with its reason.
     """
     before, said, tie, was = s.role, status(s), _forced_tie(s), s.frozen_until
+    held = s.held_until
     commands: list[Command] = []
     s = _absorb(c, s, event, now)
     if _forced_tie(s) and not tie:
@@ -668,6 +697,8 @@ def step(
     if was is not None and s.frozen_until is None:
         how = "lifted" if isinstance(event, Freeze) else "its time is over"
         commands.append(Log("freeze.end", f"preferences count again: {how}"))
+    if held is not None and s.held_until is None:
+        commands.append(Log("flap.end", "quality and priority may move the role again"))
     # The peer must hear of a new role after the role is real, of the loss of one
     # too: so the status goes last, except before a hand-over, which blocks.
     changed = status(s) != said or s.role is not before
@@ -689,6 +720,7 @@ def deadline(c: ElectionConfig, s: State, now: float) -> float | None:
         s.fault_until,
         s.retry_at,
         s.frozen_until,
+        s.held_until,
     ]
     times += [
         start + wait if start is not None else None
@@ -752,7 +784,7 @@ def settled(s: State) -> bool:
     p = _live(s)
     if p is None:
         return s.role is Role.ACTIVE or s.alone or s.role is Role.STOPPED
-    if frozen(s):
+    if frozen(s) or s.held_until is not None:
         return (s.role is Role.ACTIVE) is not (p.mode is Mode.ACTIVE)
     if s.role is Role.ACTIVE:
         return p.mode is not Mode.ACTIVE and not (p.ready and preference(s, p)[0] < 0)

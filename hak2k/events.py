@@ -146,6 +146,14 @@ CATALOG: Final[dict[str, Entry]] = {
     ),
     "freeze.set": Entry("info", "quality and priority decide nothing for a while", ""),
     "freeze.end": Entry("info", "quality and priority count again", ""),
+    "flap.hold": Entry(
+        "warning",
+        "the role changed hands flap_count times within flap_window_s and nobody asked for it: "
+        "it is kept for flap_hold_s; death, forced states and two actives still move it",
+        "find what changes back and forth: `hawhy 1`, `hawhy 2`, `hainfo -v`; give it less "
+        "weight, or a larger recover_after",
+    ),
+    "flap.end": Entry("info", "quality and priority may move the role again", ""),
     "role.active": Entry("info", "this node is active", ""),
     "role.passive": Entry("info", "this node is passive", ""),
     "role.refused": Entry(

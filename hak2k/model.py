@@ -55,6 +55,9 @@ class ElectionConfig:
     hold_down: float = 1.0
     retry_wait: float = 5.0
     stop_wait: float = 5.0
+    flap_count: int = 0  # 0: no limit
+    flap_window: float = 60.0
+    flap_hold: float = 60.0
 
     @classmethod
     def of(cls, serial: str, heartbeat_ms: int, dead_after_ms: int) -> ElectionConfig:
@@ -115,6 +118,8 @@ class State:
     won_at: float | None = None  # when this node last decided to stay, of two
     better_since: float | None = None
     last_switch: float | None = None
+    switches: tuple[float, ...] = ()  # the latest changes of role that nobody asked for
+    held_until: float | None = None  # there were too many: the role is kept until then
     retry_at: float = 0.0  # no hand-over before
     fault_until: float = 0.0  # no promotion before
     frozen_until: float | None = None  # preferences wait until then

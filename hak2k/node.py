@@ -97,10 +97,17 @@ class Node:
         self._gate_present = gate_present
         self.clock = clock
         self._wall = wall
-        self.rules = model.ElectionConfig.of(
+        rules = model.ElectionConfig.of(
             config.node.serial,
             config.liveness.heartbeat_ms,
             config.liveness.dead_after_ms,
+        )
+        self.rules = replace(
+            rules,
+            hold_down=config.swap.hold_down_s,
+            flap_count=config.swap.flap_count,
+            flap_window=config.swap.flap_window_s,
+            flap_hold=config.swap.flap_hold_s,
         )
         self.boot = self.mode_since = wall()
         self.started = clock()
@@ -693,7 +700,13 @@ class Node:
 
     def frozen_until(self) -> float | None:
         """Unix time."""
-        end = self.state.frozen_until
+        return self._unix(self.state.frozen_until)
+
+    def held_until(self) -> float | None:
+        """Unix time."""
+        return self._unix(self.state.held_until)
+
+    def _unix(self, end: float | None) -> float | None:
         return None if end is None else self._wall() + max(0.0, end - self.clock())
 
     def _obeyed(self, forced: Forced) -> bool:

@@ -144,6 +144,8 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
     if pressure:
         held, cause = info["stream"]["held"], info["stream"]["pressure_cause"]
         out.append(f"Notice: pressure {pressure} ({cause}), {held} connections are unprotected")
+    if local.get("held_until"):
+        out.append(f"Notice: too many swaps; roles are kept until {when(local['held_until'])}")
     if info["gate"]["state"] == "missing":
         out.append("Notice: the gate's nftables table is gone; it is being made again")
     if peer is None:

@@ -60,6 +60,8 @@ def pack(value: Any) -> Any:
 
 def unpack(value: Any) -> Any:
     """The reverse.  Raises ValueError for what is not of this version's model."""
+    if isinstance(value, list):
+        return tuple(unpack(x) for x in value)
     if not isinstance(value, dict):
         return value
     try:

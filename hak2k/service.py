@@ -179,6 +179,7 @@ class Service:
             "alive": True,
             "term": s.term,
             "frozen_until": self._frozen_until(),
+            "held_until": _stamp(self.node.held_until()),
         }
 
     def _peer(self, info: PeerInfo) -> dict[str, Any]:
@@ -275,8 +276,7 @@ class Service:
         return {"frozen": False, "was_frozen": self.node.resume()}
 
     def _frozen_until(self) -> str | None:
-        end = self.node.frozen_until()
-        return None if end is None else rfc3339(end)
+        return _stamp(self.node.frozen_until())
 
     async def why(self, args: dict[str, Any]) -> dict[str, Any]:
         """The number-th last change of role; of earlier runs too, if they are on disk."""
@@ -304,6 +304,10 @@ def _differences(table: TableInfo) -> dict[str, int]:
         "different": table.different,
         "repaired": table.repaired,
     }
+
+
+def _stamp(when: float | None) -> str | None:
+    return None if when is None else rfc3339(when)
 
 
 def _forced(forced: Forced) -> str:

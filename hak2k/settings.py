@@ -158,6 +158,15 @@ class SwapConfig:
     at growing intervals; 1 to 50."""
     garp_interval_s: float = 0.0
     """Seconds between further announcements while active, 0.1 or more; 0: none."""
+    hold_down_s: float = 1.0
+    """Between two swaps for quality or priority, and how long a better priority must
+    last; 0 to 3600."""
+    flap_count: int = 8
+    """After so many changes of role that nobody asked for, the role is kept; 0: never."""
+    flap_window_s: float = 60.0
+    """If they fell within so many seconds."""
+    flap_hold_s: float = 60.0
+    """For so many seconds, whatever quality and priority say."""
     bounce_interfaces: bool = False
     """A node that steps down takes its data interfaces down and up."""
     freeze_max_s: float = 30.0

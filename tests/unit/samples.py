@@ -62,6 +62,10 @@ ping = ["192.168.69.2", "fd00::2"]
 [swap]
 garp_count = 3
 garp_interval_s = 0
+hold_down_s = 1
+flap_count = 8
+flap_window_s = 60
+flap_hold_s = 60
 bounce_interfaces = false
 """
 

@@ -14,6 +14,8 @@ from tests.unit.samples import GOOD, write
 
 NEEDED = {"gateway": 'address = "10.72.0.254"', "script": 'command = ["/bin/true"]'}
 
+AFTER = len(GOOD.splitlines())  # lines before what a test adds
+
 
 def health(directory: Path, *lines: str) -> HealthConfig:
     text = GOOD + "\n[[health]]\n" + "\n".join(lines) + "\n"
@@ -65,13 +67,19 @@ def test_a_limit_of_one_s_own_has_no_other_s_way_back(tmp_path: Path) -> None:
         (['kind = "tpm"', "fail = 1"], "health[0].fail: is not a known key"),
         (['kind = "disk"', 'path = "var"'], "health[0].path: 'var' is not allowed; use an abs"),
         (['kind = "cpu"', "fail = 101"], "health[0].fail: 101 is out of range; use 0.1 to 100 %"),
-        (['kind = "cpu"', "recover = 95"], "contradicts health[0].fail (line 56): 95 % lies above"),
-        (['kind = "fan"', "fail = 9", "recover = 8"], "contradicts health[0].fail (line 58): 8 "),
+        (
+            ['kind = "cpu"', "recover = 95"],
+            f"contradicts health[0].fail (line {AFTER + 2}): 95 % lies",
+        ),
+        (
+            ['kind = "fan"', "fail = 9", "recover = 8"],
+            f"contradicts health[0].fail (line {AFTER + 4}): 8 ",
+        ),
         (['kind = "disk"', "recover = 8"], "health[0].recover: says nothing without"),
         (['kind = "cpu"', "interval_s = 0.5"], "health[0].interval_s: 0.5 is out of range"),
         (
             ['kind = "cpu"', "interval_s = 2", "timeout_s = 4"],
-            "health[0].timeout_s: contradicts health[0].interval_s (line 58): 4 s is longer",
+            f"health[0].timeout_s: contradicts health[0].interval_s (line {AFTER + 4}): 4 s",
         ),
         (['kind = "cpu"', "[[health]]", 'kind = "cpu"'], "both are 'cpu'; each must be its own"),
     ],

@@ -307,6 +307,82 @@ def test_hold_down_after_a_switch_but_not_for_a_command() -> None:
     assert forced.role is Role.HANDING_OVER
 
 
+LIMITED = replace(C, flap_count=4, flap_window=20.0, flap_hold=30.0)
+
+
+def flap(state: m.State, swaps: int, gap: float = 2.0) -> tuple[m.State, float]:
+    """This node gets worse and better than its peer in turn; the state, and when."""
+    now, heard = NOW, PEER
+    for _ in range(swaps):
+        now += gap
+        if state.role is Role.ACTIVE:
+            events: list[m.Event] = [m.QualityChanged(10), m.HandoverDone(True)]
+            heard = replace(PEER, mode=Mode.ACTIVE, table=TableState.RUNNING, term=state.term + 1)
+        else:
+            events = [m.QualityChanged(100), m.SyncDone(), m.HandoverReceived(state.term + 1)]
+            heard = replace(PEER, term=state.term)
+        for event in (*events, m.PeerStatus(heard)):
+            state, _ = step(LIMITED, state, event, now)
+    return state, now
+
+
+def test_who_flaps_keeps_its_role() -> None:
+    state, now = flap(ACTIVE, 4)
+    assert state.role is Role.ACTIVE
+    assert state.held_until == now + 30
+    state, said = step(LIMITED, state, m.QualityChanged(10), now + 3)
+    assert state.role is Role.ACTIVE
+    assert not [c for c in said if isinstance(c, m.StartHandover)]
+    assert settled(state)
+    assert deadline(LIMITED, state, now + 29) == pytest.approx(now + 30)
+    over, said = step(LIMITED, state, m.Tick(), now + 30)
+    assert over.role is Role.HANDING_OVER
+    assert [c.id for c in said if isinstance(c, m.Log)] == ["flap.end"]
+    # An operator need not wait.
+    forced, _ = step(LIMITED, state, m.Force(Forced.PASSIVE), now + 4)
+    assert forced.role is Role.HANDING_OVER
+
+
+def test_the_last_change_says_that_the_role_is_kept() -> None:
+    state, now = flap(ACTIVE, 3)
+    assert state.role is Role.PASSIVE
+    assert state.held_until is None
+    events = (m.QualityChanged(100), m.SyncDone(), m.HandoverReceived(state.term + 1))
+    said: list[m.Command] = []
+    for event in events:
+        state, commands = step(LIMITED, state, event, now + 2)
+        said += commands
+    assert [c.id for c in said if isinstance(c, m.Log)] == ["flap.hold"]
+
+
+def test_a_standby_that_holds_takes_over_from_a_dead_one() -> None:
+    state, now = flap(PASSIVE, 4)
+    assert state.role is Role.PASSIVE
+    assert state.held_until is not None
+    assert step(LIMITED, state, m.PeerDead(), now + 1)[0].role is Role.ACTIVE
+
+
+def test_slow_changes_are_not_flapping() -> None:
+    assert flap(ACTIVE, 12, gap=10.0)[0].held_until is None
+
+
+def test_commands_are_not_flapping() -> None:
+    state, now = ACTIVE, NOW
+    for _ in range(12):
+        now += 2
+        events = (m.Force(Forced.PASSIVE), m.HandoverDone(True), m.Force(Forced.ACTIVE))
+        for event in (*events, m.SyncDone(), m.HandoverReceived(state.term + 2)):
+            state, _ = step(LIMITED, state, event, now)
+    assert state.role is Role.ACTIVE
+    assert state.held_until is None
+
+
+def test_without_a_limit_nothing_is_held() -> None:
+    assert C.flap_count == 0
+    state, _ = run(ACTIVE, *[(t * 2.0, m.HandoverReceived(t)) for t in range(30)])
+    assert state.switches == ()
+
+
 def test_a_failed_handover_is_not_repeated_at_once() -> None:
     state, _ = run(
         ACTIVE,
