@@ -23,6 +23,7 @@ NAMES = (
     "recon",
     "sweep",
     "faults",
+    "handover",
 )
 
 
@@ -38,6 +39,8 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure")
     parser.add_argument("--quick", action="store_true", help="smaller: does it work at all?")
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a target is missed")
+    parser.add_argument("--swaps", type=int, default=0, help="handover: how many")
+    parser.add_argument("--rate", type=int, default=0, help="handover: packets a second")
     found = parser.parse_args()
     for name in found.names:
         if name not in modules:
@@ -55,7 +58,7 @@ def main() -> int:
         return 1
     assert privileged()
     tools.build()
-    options = report.Options(quick=arguments.quick)
+    options = report.Options(arguments.quick, arguments.swaps, arguments.rate)
     about = report.machine()
     print(report.heading(about), end="\n\n", flush=True)
     results = []

@@ -23,9 +23,12 @@ class Options:
 
     Attributes:
         quick: fewer and smaller: to see that it works, not what it costs.
+        swaps, rate: of `handover`; 0: as it thinks best.
     """
 
     quick: bool = False
+    swaps: int = 0
+    rate: int = 0
 
     def pick(self, full: Any, quick: Any) -> Any:
         return quick if self.quick else full

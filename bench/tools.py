@@ -22,6 +22,7 @@ _CORE = {
     "entries": ("hak_ct*.c", "hak_nl.c"),
     "listen": ("hak_nl.c",),
     "lives": (),
+    "mixed": (),
     "stream": (),
 }
 _FLAGS = "-std=c11 -D_GNU_SOURCE=1 -O2 -Wall -Wextra -Wshadow -Werror -pthread"

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bench import rig, size, tools
+from bench import handover, rig, size, tools
 from bench.report import Options, Table, percentile, render, text
 from hak2k.lab import Lab, privileged
 
@@ -63,3 +63,15 @@ def test_lives_are_tracked_and_replicated() -> None:
 def test_a_life_stays_small() -> None:
     [target] = size.run(Options(quick=True)).targets
     assert target.met, f"{target.value:.1f} bytes"
+
+
+@pytest.mark.usefixtures("programs")
+def test_every_packet_of_a_swap_is_accounted() -> None:
+    """Two swaps under mixed traffic."""
+    data = handover.measure(2, 2000, 20, 4000)
+    kinds = handover.by_kind(data["flows"])
+    assert len(data["swaps"]) == 2
+    assert len(kinds) == 14
+    assert all(row["sent"] - row["lost"] > 100 for row in kinds.values()), kinds
+    assert not any(row["twice"] for row in kinds.values()), kinds
+    assert all(one["asked"] > one["lost"] for one in data["fresh"].values())
