@@ -457,6 +457,8 @@ class Node:
             case "sync.begin":
                 self.log.emit("sync.start", "the tables are being compared")
                 self.feed(model.SyncBegin())
+            case "sync.done" if self.ports.doubted():
+                pass
             case "sync.done":
                 self.log.emit(
                     "sync.done",

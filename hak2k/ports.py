@@ -12,8 +12,9 @@ Bouncing (`swap.bounce_interfaces`)
     forget what they learnt on these ports.  Of an aggregate, its members do.
 
 Both make the kernel end what was masqueraded on this node itself.  It walks its whole
-table for that, in the background; the comparison that follows a step-down anyway
-brings the entries back, and two more do it for those that went after it.
+table for that, in the background.  The comparison that follows a step-down anyway may
+have listed an entry before it ended, so it proves nothing: a second one, begun after
+the walk, brings the entries back, and only then is the node ready.
 
 Announcements name hardware addresses; they are made anew when those change.
 
@@ -24,24 +25,28 @@ docs/operations.md); a process that is killed while its interfaces are down.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import socket
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Final
 
 from hak2k._rtnl import Address, Link, Rtnl
 from hak2k.errors import HakError, KernelError
-from hak2k.model import Role
+from hak2k.model import Role, SyncLost
 
 if TYPE_CHECKING:
     from hak2k.node import Node
 
 BOUNCE_S: Final = 1.0  # switches take less for a glitch
-# The kernel walks a small table at once, one of a million entries in a second.
-SETTLE_S: Final = (0.2, 2.0)
+# The kernel tells nobody when its walk is over.  It walks once for each address or
+# interface, one after the other, 16 at most; an entry takes 0.25 us.
+WALK_S: Final = 0.05
+WALK_ENTRY_S: Final = 1e-6
+WALKS_MOST: Final = 16
 
 
 class Ports:
@@ -55,6 +60,8 @@ class Ports:
         self._known = self._hardware()
         self._served = False  # since the last step-down
         self._hurry = threading.Event()
+        self._walk_ends: float | None = None  # None: there was no walk
+        self._owed = False  # a comparison was over before the walk
 
     # --- addresses ---
 
@@ -69,6 +76,7 @@ class Ports:
         microseconds; None: no address moves."""
         self._hurry.set()
         self._served = True
+        self._walk_ends, self._owed = None, False
         begun = time.monotonic_ns()
         self._put()
         return (time.monotonic_ns() - begun) / 1000 if self._moving else None
@@ -81,9 +89,10 @@ class Ports:
         self._served = False
         if bounces:
             self._hurry = threading.Event()
+            self._walk_ends = math.inf  # it has not begun
             node.keep(self._bounce())
-        if moved or bounces:
-            self._unsettled()
+        elif moved:
+            self._walk()
 
     def check(self) -> None:
         """Interfaces or addresses have changed: is all as the role wants it?"""
@@ -95,7 +104,9 @@ class Ports:
                 node.announce_all()
         elif node.state.role is Role.PASSIVE and any(there) and (left := self._take()):
             node.news("address.corrected", f"{left} was on this passive node; it is gone")
-            self._unsettled()
+            self._owed = True
+            self._walk()
+            node.feed(SyncLost())
         hardware = self._hardware()
         if hardware != self._known:
             self._known = hardware
@@ -118,7 +129,7 @@ class Ports:
         if not self._moving:
             return ""
         added = []
-        with closing(Rtnl()) as rtnl:
+        with contextlib.closing(Rtnl()) as rtnl:
             for name, address in self._moving:
                 try:
                     if rtnl.add_address(_index(name), address):
@@ -138,7 +149,7 @@ class Ports:
             except HakError:
                 continue  # with its interface
         try:
-            with closing(Rtnl()) as rtnl:
+            with contextlib.closing(Rtnl()) as rtnl:
                 gone = set(rtnl.remove_addresses(unwanted))
         except HakError as e:
             self._failed(str(e))
@@ -148,32 +159,62 @@ class Ports:
     def _failed(self, what: str) -> None:
         self._node.news("address.failed", what)
 
-    def _unsettled(self) -> None:
-        """The kernel ends what was masqueraded on this node: compare meanwhile and then."""
-        self._node.looks.unsettled()
-        for i, seconds in enumerate(SETTLE_S):
-            self._node.later(f"settle {i}", seconds, self._settle)
+    # --- the kernel's walk ---
 
-    def _settle(self) -> None:
+    def doubted(self) -> bool:
+        """A comparison is over.  True: it may have seen entries that are gone now;
+        another one follows."""
+        if self._walk_ends is None:
+            return False
+        self._owed = True
+        self._compare_after()
+        return True
+
+    def _walk(self) -> None:
+        """The kernel ends what was masqueraded on this node, from now on."""
         node = self._node
-        if node.state.role is Role.PASSIVE and node.state.synced and not node.busy:
-            node.attempt("comparing", node.engine.begin_verify)
+        node.looks.unsettled()
+        entries = 0
+        with contextlib.suppress(HakError):
+            entries = node.engine.table_count()
+        config = node.config
+        walks = min(WALKS_MOST, max(len(config.announcements), len(config.interface)))
+        self._walk_ends = node.clock() + WALK_S + WALK_ENTRY_S * entries * walks
+        self._compare_after()
+
+    def _compare_after(self) -> None:
+        if self._owed and self._walk_ends is not None and self._walk_ends < math.inf:
+            wait = max(0.0, self._walk_ends - self._node.clock())
+            self._node.later("walk", wait, self._compare)
+
+    def _compare(self) -> None:
+        node = self._node
+        if self._owed and node.state.role is Role.PASSIVE:
+            self._walk_ends, self._owed = None, False
+            node.attempt("sync", node.engine.want_sync)
 
     # --- bouncing ---
 
     async def _bounce(self) -> None:
         names = [i.name for i in self._node.config.interface]
         loop = asyncio.get_running_loop()
+        tell = loop.call_soon_threadsafe
         try:
-            refused = await loop.run_in_executor(None, bounce, names, self._hurry, BOUNCE_S)
+            refused = await loop.run_in_executor(
+                None, bounce, names, self._hurry, BOUNCE_S, lambda: tell(self._lowered)
+            )
         except HakError as e:
+            self._lowered()
             self._failed(f"bouncing: {e}")
             return
         text = f"{', '.join(names)} went down and up, so that switches forget this node"
         self._node.log.emit("interface.bounced", text)
-        self._unsettled()
         if refused:
             self._failed(f"{refused} of the addresses and routes of {', '.join(names)}: not set")
+
+    def _lowered(self) -> None:
+        if self._node.state.role is Role.PASSIVE:
+            self._walk()
 
 
 def _index(name: str) -> int:
@@ -191,7 +232,7 @@ def release(names_and_addresses: Iterable[tuple[str, str]]) -> None:
             unwanted.add((_index(name), ip_interface(address).ip.packed))
         except KernelError:
             continue
-    with closing(Rtnl()) as rtnl:
+    with contextlib.closing(Rtnl()) as rtnl:
         rtnl.remove_addresses(unwanted)
 
 
@@ -207,13 +248,19 @@ def targets(rtnl: Rtnl, names: Iterable[str]) -> list[Link]:
     return found
 
 
-def bounce(names: Iterable[str], hurry: threading.Event, seconds: float) -> int:
+def bounce(
+    names: Iterable[str],
+    hurry: threading.Event,
+    seconds: float,
+    lowered: Callable[[], object] = lambda: None,
+) -> int:
     """Take interfaces down, and up after so many seconds, or when there is a hurry.
 
+    lowered: called when they are down.
     Blocks.  Returns how many addresses and routes could not be brought back.  Raises
     KernelError.
     """
-    with closing(Rtnl()) as rtnl:
+    with contextlib.closing(Rtnl()) as rtnl:
         links = targets(rtnl, names)
         kept = rtnl.forgettable({link.index for link in links})
         down = []
@@ -223,6 +270,7 @@ def bounce(names: Iterable[str], hurry: threading.Event, seconds: float) -> int:
                     break
                 down.append(link)
                 rtnl.set_up(link.index, False)
+            lowered()
             hurry.wait(seconds)
         finally:
             for link in down:

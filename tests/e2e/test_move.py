@@ -7,7 +7,9 @@ import pytest
 
 from hak2k.lab import Node, until
 from hak2k.lab.topology import LAN4, LAN_ADDRESSES, WAN4, WAN_ADDRESSES
+from hak2k.lab.traffic import Traffic
 from tests.e2e.duo import Duo, GateWatch
+from tests.e2e.test_scale import fill
 
 OPTIONS = {"move": True}
 WANTED = {("lan", a) for a in LAN_ADDRESSES} | {("wan", a) for a in WAN_ADDRESSES}
@@ -116,6 +118,39 @@ def test_a_killed_daemon_leaves_addresses(duo: Duo, how: str) -> None:
 
 
 @pytest.mark.soak
+def test_ready_is_proved_after_the_walk() -> None:
+    """In a large table the kernel ends entries while they are being compared."""
+    duo = Duo(traffic=False, move=True)
+    try:
+        fill(duo.active, range(30000))
+        until(lambda: duo.passive.conntrack_count() >= 30000, 60)
+        duo.ready(60)
+        duo.traffic = Traffic(duo.lab)
+        for _ in range(2):
+            duo.traffic.open("masq", "tcp", 50)
+            duo.traffic.wait_established()
+            until(lambda: not missing(duo), 10, "copied")
+            active = duo.active
+            duo.ask(active, "passive")
+            duo.ready(60)
+            assert missing(duo) == []
+            duo.ask(active, "reset")
+        duo.progress()
+        assert duo.traffic.lost() == {}
+    finally:
+        duo.close()
+
+
+def missing(duo: Duo) -> list[str]:
+    """What the passive node lacks of the masqueraded connections."""
+    have, want = (
+        {e.orig for e in fw.conntrack(lambda e: e.reply.dst == WAN4).values()}
+        for fw in (duo.passive, duo.active)
+    )
+    return [str(t) for t in want - have]
+
+
+@pytest.mark.soak
 def test_a_lone_node_keeps_them_over_a_restart(duo: Duo) -> None:
     """Or its own masqueraded connections would end."""
     fresh(duo)
@@ -161,6 +196,7 @@ def test_others_who_change_them_are_put_right(duo: Duo) -> None:
         in duo.wait_event(passive, "address.corrected", after[passive])["message"]
     )
     moved(duo)
+    duo.ready()
     # Another address of the same network, made secondary, stays when ours goes.
     active.run("ip", "address", "add", "10.71.0.200/24", "dev", "lan")
     duo.ask(active, "passive")

@@ -13,6 +13,7 @@ import pytest
 
 from hak2k import Engine
 from hak2k._rtnl import Link
+from hak2k.config import load_config
 from hak2k.errors import KernelError, RefusedError, UsageError
 from hak2k.events import EventLog
 from hak2k.gate import GateSpec
@@ -21,7 +22,7 @@ from hak2k.netwatch import Snapshot
 from hak2k.node import Node
 from hak2k.service import UNAVAILABLE, Service
 from tests.unit.fake_core import FakeCore, FakeCoreError
-from tests.unit.samples import GOOD, config, write
+from tests.unit.samples import GOOD, write
 
 READY_PEER = {"mode": 1, "state": 2}
 
@@ -38,7 +39,8 @@ def snapshot(**changed: Link | None) -> Snapshot:
 
 
 class Rig:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, text: str = GOOD) -> None:
+        settings = load_config(write(directory, text))
         cores: list[FakeCore] = []
 
         def make(**arguments: Any) -> FakeCore:
@@ -51,8 +53,8 @@ class Rig:
         self.asked: list[tuple[str, ...]] = []
         self.answer: asyncio.Future[str | None] | None = None
         self.node = Node(
-            config(directory),
-            Engine(config(directory), core=make),
+            settings,
+            Engine(settings, core=make),
             self.log,
             snapshot(),
             gate_build=self.build,
@@ -109,8 +111,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Rig]:
-    rig = Rig(directory)
+async def running(directory: Path, text: str = GOOD) -> AsyncIterator[Rig]:
+    rig = Rig(directory, text)
     rig.node.start()
     try:
         yield rig
@@ -118,9 +120,9 @@ async def running(directory: Path) -> AsyncIterator[Rig]:
         rig.node.close()
 
 
-def run(directory: Path, what: Callable[[Rig], Any]) -> None:
+def run(directory: Path, what: Callable[[Rig], Any], text: str = GOOD) -> None:
     async def go() -> None:
-        async with running(directory) as rig:
+        async with running(directory, text) as rig:
             await what(rig)
 
     asyncio.run(asyncio.wait_for(go(), 20))
