@@ -708,6 +708,8 @@ void hak_engine_peer(struct hak_engine *e, struct hak_peer *out)
 	out->policy_differs = out->hello.policy &&
 			      out->hello.policy != hak_policy_hash(&e->cfg.policy);
 	out->heard_ns = atomic_load(&e->peer_heard_ns);
+	out->limit_ns = atomic_load(&e->limit_ns);
+	out->longest_ns = atomic_load(&e->longest_ns);
 }
 
 void hak_engine_link(struct hak_engine *e, unsigned i, struct hak_link_info *out)

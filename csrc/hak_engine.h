@@ -46,6 +46,7 @@ struct hak_engine_cfg {
 	struct hak_link_cfg links[HAK_LINKS_MAX];
 	unsigned n_links;
 	uint32_t heartbeat_ms, dead_after_ms;
+	uint32_t dead_after_max_ms;	/* in a bad network, see hak_suspect.h; 0: no more */
 	bool encrypt;
 	char interfaces[HAK_IFACES_MAX][16];
 	unsigned n_interfaces;
@@ -107,6 +108,8 @@ struct hak_peer {
 	struct hak_hello hello;
 	struct hak_status status;
 	uint64_t heard_ns;		/* monotonic */
+	uint64_t limit_ns;		/* the silence that would mean its death now */
+	uint64_t longest_ns;		/* the longest one that did not, since our start */
 };
 
 struct hak_link_info {

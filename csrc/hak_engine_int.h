@@ -2,7 +2,7 @@
  *
  *   hak_engine.c   birth, death, roles: the controlling thread
  *   hak_io.c       the io thread;  hak_session.c: handshake and sessions;
- *                  hak_beat.c: heartbeats and the lease
+ *                  hak_beat.c: heartbeats and the lease; hak_judge.c: silences
  *   hak_capture.c  the capture thread; hak_list.c: its listings
  *   hak_apply.c    the apply thread; hak_sync.c: its passes over the whole table;
  *                  hak_recon.c: the comparison of the two tables
@@ -32,6 +32,7 @@
 #include "hak_nl.h"
 #include "hak_replay.h"
 #include "hak_stream.h"
+#include "hak_suspect.h"
 #include "hak_trap.h"
 #include "hak_wire.h"
 
@@ -64,6 +65,7 @@ struct hak_link {
 	uint64_t heard_ns;		/* io: last fresh heartbeat; 0 = never */
 	uint64_t echo_ns, echo_at;	/* tx_lock: peer's last stamp, and when it came */
 	uint64_t last_seq;		/* io: last control sequence heard here */
+	struct hak_suspect suspect;	/* io */
 	struct hak_link_info info;	/* q_lock */
 	_Atomic bool up;
 };
@@ -152,6 +154,9 @@ struct hak_engine {
 	bool rx_jump;			/* rx_lock: so does a gap that stays */
 	uint64_t jump_next, jump_base;
 	_Atomic uint64_t peer_heard_ns;
+	struct hak_suspect suspect;	/* io: of all links together */
+	_Atomic uint64_t limit_ns, longest_ns;	/* what it says */
+	bool accused;			/* io: peer.dead was emitted */
 	_Atomic bool peer_alive;
 	_Atomic bool session_up;
 	_Atomic uint64_t sessions;	/* how many there were */
@@ -251,6 +256,13 @@ unsigned hak_best_link(struct hak_engine *e, bool other);
 void hak_send_heartbeats(struct hak_engine *e);
 /* Right before them; io thread. */
 void hak_renew_lease(struct hak_engine *e, uint64_t now);
+
+/* hak_judge.c; io thread.  A fresh heartbeat came over link i. */
+void hak_heard(struct hak_engine *e, unsigned i, uint64_t now);
+/* Links and peer that were silent for too long; when to look again. */
+uint64_t hak_judge(struct hak_engine *e, uint64_t now);
+/* The loop that should have come round at `meant` did so now. */
+void hak_note_slip(struct hak_engine *e, uint64_t meant, uint64_t now);
 
 /* hak_session.c: called by the io thread alone */
 void hak_on_hello(struct hak_engine *e, unsigned link, const uint8_t *body, size_t n,

@@ -52,7 +52,6 @@ struct io {
 	struct inbox in;
 	uint64_t beat_due, ack_due, hello_due, rekey_due;
 	struct hak_ack acked;		/* what we last told */
-	bool accused;			/* peer.dead was emitted */
 	struct hak_rate rates[ASKED_KINDS];
 };
 
@@ -164,19 +163,6 @@ static bool same_address(const struct sockaddr_storage *a, const struct sockaddr
 	       !memcmp(&x->sin6_addr, &y->sin6_addr, sizeof x->sin6_addr);
 }
 
-static void link_state(struct hak_engine *e, unsigned i, bool up)
-{
-	if (atomic_exchange(&e->links[i].up, up) == up)
-		return;
-	pthread_mutex_lock(&e->q_lock);
-	e->links[i].info.up = up;
-	e->links[i].info.since_ms = hak_wall_ms();
-	if (!up)
-		e->links[i].info.rtt_us = -1;
-	pthread_mutex_unlock(&e->q_lock);
-	hak_emit(e, up ? HAK_EV_LINK_UP : HAK_EV_LINK_DOWN, i, 0, 0, NULL);
-}
-
 static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct hak_heartbeat *h,
 			 uint64_t now)
 {
@@ -189,7 +175,6 @@ static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct h
 	if (seq < l->last_seq)
 		return;
 	l->last_seq = seq;
-	l->heard_ns = now;
 	pthread_mutex_lock(&e->tx_lock);
 	l->echo_ns = h->sent_ns;
 	l->echo_at = now;
@@ -204,12 +189,7 @@ static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct h
 			l->info.rtt_us = l->info.rtt_us < 0 ? rtt : (l->info.rtt_us * 7 + rtt) / 8;
 		pthread_mutex_unlock(&e->q_lock);
 	}
-	link_state(e, i, true);
-	atomic_store(&e->peer_heard_ns, now);
-	if (!atomic_exchange(&e->peer_alive, true)) {
-		io->accused = false;
-		hak_emit(e, HAK_EV_PEER_ALIVE, 0, 0, 0, NULL);
-	}
+	hak_heard(e, i, now);
 
 	/* Where its stream stands matters to a passive node only: what an active
 	 * one missed, it will get by a full copy when it steps down. */
@@ -415,7 +395,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 				if (e->links[i].last_seq < seq)
 					e->links[i].last_seq = seq;
 			atomic_store(&e->peer_alive, false);
-			io->accused = true;	/* no peer.dead on top of it */
+			e->accused = true;	/* no peer.dead on top of it */
 			hak_emit(e, HAK_EV_PEER_BYE, 0, 0, 0, NULL);
 			return true;
 		default:
@@ -511,7 +491,7 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 	if (s == &e->next) {
 		if (!s->keep) {
 			io->acked = (struct hak_ack){ 0 };
-			io->accused = false;
+			e->accused = false;
 		}
 		hak_confirm_session(e);
 		s = &e->now;
@@ -646,56 +626,6 @@ static void ask(struct io *io, uint64_t now)
 		send_one(e, body, &w, false);
 }
 
-/* Links and peer: who has been silent for too long? */
-static uint64_t judge(struct io *io, uint64_t now)
-{
-	struct hak_engine *e = io->e;
-	uint64_t limit = ms(e->cfg.dead_after_ms), next = now + limit;
-	uint64_t heard = atomic_load(&e->peer_heard_ns);
-	bool heard_any = false;
-
-	for (unsigned i = 0; i < e->cfg.n_links; i++) {
-		uint64_t h = e->links[i].heard_ns;
-
-		if (!h)
-			continue;
-		heard_any = true;
-		if (now - h >= limit)
-			link_state(e, i, false);
-		else if (h + limit < next)
-			next = h + limit;
-	}
-	if (heard_any && now - heard >= limit) {
-		atomic_store(&e->peer_alive, false);
-		if (!io->accused) {
-			io->accused = true;
-			hak_emit(e, HAK_EV_PEER_DEAD, now - heard, 0, 0, NULL);
-			hak_wake(e->wake_capture);	/* stop waiting for its window */
-		}
-	}
-	return next;
-}
-
-/* A loop that comes round much later than it meant to was stopped or starved: what
- * it did not hear in the meantime is its own fault, so everybody gets a heartbeat's
- * time more before judgement. */
-static void note_slip(struct io *io, uint64_t meant, uint64_t now)
-{
-	struct hak_engine *e = io->e;
-	uint64_t limit = ms(e->cfg.dead_after_ms), more = 2 * ms(e->cfg.heartbeat_ms);
-	uint64_t grace = now - limit + (more < limit ? more : limit);
-
-	if (now < meant + limit / 2)
-		return;
-	hak_count(&e->stats, HAK_STAT_SLIPS);
-	hak_emit(e, HAK_EV_SLIP, now - meant, 0, 0, NULL);
-	for (unsigned i = 0; i < e->cfg.n_links; i++)
-		if (e->links[i].heard_ns && e->links[i].heard_ns < grace)
-			e->links[i].heard_ns = grace;
-	if (atomic_load(&e->peer_alive) && atomic_load(&e->peer_heard_ns) < grace)
-		atomic_store(&e->peer_heard_ns, grace);
-}
-
 /* A session that has just begun is given time to be heard: another offer now would only
  * put a second one in its place. */
 static bool lonely(const struct io *io, uint64_t now)
@@ -748,8 +678,11 @@ static uint64_t timers(struct io *io, uint64_t now)
 		if (wish_due < next)
 			next = wish_due;
 	}
-	due = judge(io, now);
-	return due < next ? due : next;
+	due = hak_judge(e, now);
+	if (due < next)
+		next = due;
+	/* a wish that came in meanwhile is due, and was not due long ago */
+	return next < now ? now : next;
 }
 
 void *hak_io_main(void *engine)
@@ -776,7 +709,7 @@ void *hak_io_main(void *engine)
 
 		(void)ppoll(fds, e->cfg.n_links + 1, &t, NULL);
 		now = hak_now();
-		note_slip(&io, next, now);
+		hak_note_slip(e, next, now);
 		if (fds[e->cfg.n_links].revents)
 			hak_unwake(e->wake_io);
 		/* Bounded: a flood may fill the sockets, not starve the timers. */

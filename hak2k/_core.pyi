@@ -61,6 +61,7 @@ class Engine:
         min_duration_s: float = 0,
         lease: Lease | None = None,
         adaptive: bool = False,  # under pressure some wait; see csrc/hak_pressure.h
+        dead_after_max_ms: int = 0,  # in a bad network; see csrc/hak_suspect.h
         patience_ms: int = 0,  # for a peer's listing without progress, 0: two minutes
     ) -> None: ...
 
@@ -146,7 +147,8 @@ class Engine:
         """None before the first session; else {"serial", "model", "version",
         "boot_id", "boot_ms", "priority", "wire_min", "wire_max", "alive": bool,
         "mode", "forced", "quality", "state", "term", "since",
-        "policy": int (0: not told), "policy_differs": bool, "heard_ns_ago": int}."""
+        "policy": int (0: not told), "policy_differs": bool, "heard_ns_ago": int,
+        "limit_ns": int, "longest_ns": int}."""
     def links(self) -> list[dict[str, Any]]:
         """[{"name", "up": bool, "since_ms": int, "rtt_us": int | None}]"""
     def stream(self) -> dict[str, Any]:

@@ -152,6 +152,7 @@ cdef class Engine:
         bint exclude_local, exclude_networks=(),
         double min_duration_s=0, uint32_t scrub_ms=0, Lease lease=None,
         bint adaptive=False, uint32_t patience_ms=0,
+        uint32_t dead_after_max_ms=0,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -182,6 +183,7 @@ cdef class Engine:
             cfg.n_links = len(links)
             cfg.heartbeat_ms = heartbeat_ms
             cfg.dead_after_ms = dead_after_ms
+            cfg.dead_after_max_ms = dead_after_max_ms
             cfg.encrypt = encrypt
             for i, name in enumerate(interfaces):
                 _put_text(cfg.interfaces[i], 16, name)
@@ -432,6 +434,7 @@ cdef class Engine:
             "policy": p.hello.policy, "policy_differs": bool(p.policy_differs),
             "term": p.status.term, "since": p.status.since_ms,
             "heard_ns_ago": max(0, time.monotonic_ns() - p.heard_ns),
+            "limit_ns": p.limit_ns, "longest_ns": p.longest_ns,
         }
 
     def links(self):

@@ -142,6 +142,7 @@ cdef extern from "hak_engine.h" nogil:
         unsigned n_links
         uint32_t heartbeat_ms
         uint32_t dead_after_ms
+        uint32_t dead_after_max_ms
         bint encrypt
         char interfaces[64][16]
         unsigned n_interfaces
@@ -174,6 +175,8 @@ cdef extern from "hak_engine.h" nogil:
         hak_hello hello
         hak_status status
         uint64_t heard_ns
+        uint64_t limit_ns
+        uint64_t longest_ns
 
     struct hak_link_info:
         bint up

@@ -495,9 +495,11 @@ def _read_health(t: _Table) -> HealthConfig:
 
 
 def _read_liveness(t: _Table) -> LivenessConfig:
+    dead = t.number("dead_after_ms", 10, 60000, "ms", 200, int)
     return LivenessConfig(
         heartbeat_ms=t.number("heartbeat_ms", 5, 10000, "ms", 50, int),
-        dead_after_ms=t.number("dead_after_ms", 10, 60000, "ms", 200, int),
+        dead_after_ms=dead,
+        dead_after_max_ms=t.number("dead_after_max_ms", 10, 300000, "ms", 5 * dead, int),
         lease=t.flag("lease", True),
         ping=_read_ping(t),
     )
@@ -561,6 +563,12 @@ def _cross_check(report: _Report, c: Config) -> None:
             ("liveness", "heartbeat_ms"),
             f"{dead} ms is less than two heartbeats of {beat} ms, one lost datagram "
             f"would be a death; use {2 * beat} or more",
+        )
+    if c.liveness.dead_after_max_ms < dead:
+        report.contradiction(
+            ("liveness", "dead_after_max_ms"),
+            ("liveness", "dead_after_ms"),
+            f"{c.liveness.dead_after_max_ms} ms is less than {dead} ms; use {dead} or more",
         )
     for i, link in enumerate(c.link):
         if link.local == link.peer:

@@ -131,6 +131,10 @@ class PeerInfo:
     since: int
     """Unix time in ms of its last change of role, by its clock."""
     heard_ns_ago: int
+    limit_ns: int
+    """The silence that would mean its death now."""
+    longest_ns: int
+    """The longest silence that did not, since our start."""
     policy_differs: bool = False
     """Whether its [stream] replicates other connections than ours."""
 
@@ -303,6 +307,7 @@ class Engine:
                 port=config.stream.port,
                 heartbeat_ms=config.liveness.heartbeat_ms,
                 dead_after_ms=config.liveness.dead_after_ms,
+                dead_after_max_ms=config.liveness.dead_after_max_ms,
                 encrypt=config.stream.encrypt,
                 interfaces=[i.name for i in config.interface],
                 gate_table=gate.TABLE,

@@ -206,6 +206,8 @@ class Service:
             "term": info.term,
             "lost": None if alive else self.node.lost.cause,
             "heard_ms_ago": round(info.heard_ns_ago / 1e6, 1),
+            "dead_after_ms": round(info.limit_ns / 1e6, 1),
+            "longest_silence_ms": round(info.longest_ns / 1e6, 1),
         }
 
     async def stats(self, args: dict[str, Any]) -> dict[str, int]:

@@ -144,6 +144,8 @@ class LivenessConfig:
     dead_after_ms: int = 200
     """Silence on all links after which the peer counts as dead; at least twice
     heartbeat_ms, at most 60000 ms."""
+    dead_after_max_ms: int = 1000
+    """What a bad network may make of dead_after_ms; by default five times as much."""
     lease: bool = True
     """While a standby listens, the kernel ends forwarding if this daemon hangs."""
     ping: tuple[str, ...] | None = None

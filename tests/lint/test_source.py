@@ -63,7 +63,7 @@ def find(path: Path, pattern: str) -> list[str]:
 WALL = {
     "csrc/hak_engine_int.h": (2, "the function"),
     "csrc/hak_engine.c": (1, "the start's name; a later one may bear an earlier time"),
-    "csrc/hak_io.c": (1, "since when a link works"),
+    "csrc/hak_judge.c": (1, "since when a link works"),
     "hak2k/engine.py": (1, "since when a node has its mode"),
     "hak2k/events.py": (1, "an entry's time"),
     "hak2k/node.py": (1, "since when a node has its mode"),

@@ -273,3 +273,18 @@ def test_events_lost_in_the_kernel(two: Pair) -> None:
     two.fence()
     equal(two)
     assert two.a.stats["capture.overruns"] >= 1
+
+
+def test_nobody_is_accused_for_a_bad_network(rng: random.Random) -> None:
+    """A fifth is lost, up to 50 ms late: far beyond what dead_after_ms alone would bear."""
+    with Lab(wire=True) as lab:
+        assert lab.wire is not None
+        lab.wire.set(Faults(loss=0.2, jitter_ms=50), seed=rng.getrandbits(32))
+        with pair(lab, heartbeat_ms=10, dead_after_ms=30, dead_after_max_ms=600) as two:
+            for side in (two.a, two.b):
+                until(lambda: side.stats["heartbeats.received"] > 500, 20)  # noqa: B023
+            for side in (two.a, two.b):
+                quiet_about(side, "peer.dead")
+                peer = side.engine.peer()
+                assert peer["longest_ns"] > 30e6
+                assert 2 * peer["longest_ns"] <= peer["limit_ns"] <= 600e6

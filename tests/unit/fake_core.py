@@ -82,6 +82,8 @@ class FakeCore:
             "term": 0,
             "since": 1_700_000_000_000,
             "heard_ns_ago": 1_000_000,
+            "limit_ns": 200_000_000,
+            "longest_ns": 51_000_000,
             "policy_differs": False,
         }
         self.peer_info = old | changes

@@ -56,6 +56,7 @@ addresses = ["10.72.0.1/24", "fd72::1/64"]
 [liveness]
 heartbeat_ms = 50
 dead_after_ms = 200
+dead_after_max_ms = 1000
 lease = false
 ping = ["192.168.69.2", "fd00::2"]
 

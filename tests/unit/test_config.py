@@ -164,6 +164,12 @@ def test_a_wrong_value(tmp_path: Path, key: str, line: str, named: str, words: s
 # (first key, its new line, second key as named: both must be in the message)
 CONTRADICTIONS = [
     ("dead_after_ms", "dead_after_ms = 99", "liveness.dead_after_ms", "liveness.heartbeat_ms"),
+    (
+        "dead_after_max_ms",
+        "dead_after_max_ms = 199",
+        "liveness.dead_after_max_ms",
+        "liveness.dead_after_ms",
+    ),
     ("peer", 'peer = "192.168.69.1"', "link[0].peer", "link[0].local"),
     ("peer", 'peer = "192.168.70.1"', "link[0].peer", "link[1].local"),
     ("interface", 'interface = "ha1"', "link[1].interface", "link[0].interface"),

@@ -1,0 +1,109 @@
+/* hak_judge.c - who is heard, who has been silent for too long, and whose fault that is.
+ * All of it runs in the io thread.
+ *
+ * Not handled: what follows from a death; see hak2k/election.py.
+ */
+#include "hak_engine_int.h"
+
+static uint64_t ms(uint32_t n)
+{
+	return (uint64_t)n * HAK_MS;
+}
+
+static void link_state(struct hak_engine *e, unsigned i, bool up)
+{
+	if (atomic_exchange(&e->links[i].up, up) == up)
+		return;
+	pthread_mutex_lock(&e->q_lock);
+	e->links[i].info.up = up;
+	e->links[i].info.since_ms = hak_wall_ms();
+	if (!up)
+		e->links[i].info.rtt_us = -1;
+	pthread_mutex_unlock(&e->q_lock);
+	hak_emit(e, up ? HAK_EV_LINK_UP : HAK_EV_LINK_DOWN, i, 0, 0, NULL);
+}
+
+/* What a silence has to last before it counts. */
+static uint64_t limit_of(const struct hak_engine *e, const struct hak_suspect *s)
+{
+	return hak_suspect_limit(s, ms(e->cfg.dead_after_ms), ms(e->cfg.dead_after_max_ms));
+}
+
+static void learn(const struct hak_engine *e, struct hak_suspect *s, uint64_t heard, uint64_t now)
+{
+	/* one that was longer was a death; what a death tells of is not the network */
+	if (heard && now - heard < limit_of(e, s))
+		hak_suspect_heard(s, now - heard);
+}
+
+void hak_heard(struct hak_engine *e, unsigned i, uint64_t now)
+{
+	struct hak_link *l = &e->links[i];
+
+	learn(e, &l->suspect, l->heard_ns, now);
+	l->heard_ns = now;
+	link_state(e, i, true);
+	learn(e, &e->suspect, atomic_exchange(&e->peer_heard_ns, now), now);
+	atomic_store(&e->longest_ns, e->suspect.longest);
+	if (!atomic_exchange(&e->peer_alive, true)) {
+		e->accused = false;
+		hak_emit(e, HAK_EV_PEER_ALIVE, 0, 0, 0, NULL);
+	}
+}
+
+/* Links and peer: who has been silent for too long? */
+uint64_t hak_judge(struct hak_engine *e, uint64_t now)
+{
+	uint64_t limit = limit_of(e, &e->suspect), next = now + limit;
+	uint64_t heard = atomic_load(&e->peer_heard_ns);
+	bool heard_any = false;
+
+	for (unsigned i = 0; i < e->cfg.n_links; i++) {
+		uint64_t h = e->links[i].heard_ns, due = h + limit_of(e, &e->links[i].suspect);
+
+		if (!h)
+			continue;
+		heard_any = true;
+		if (now >= due)
+			link_state(e, i, false);
+		else if (due < next)
+			next = due;
+	}
+	atomic_store(&e->limit_ns, limit);
+	if (heard_any && now - heard >= limit) {
+		atomic_store(&e->peer_alive, false);
+		if (!e->accused) {
+			e->accused = true;
+			hak_emit(e, HAK_EV_PEER_DEAD, now - heard, 0, 0, NULL);
+			hak_wake(e->wake_capture);	/* stop waiting for its window */
+		}
+	}
+	return next;
+}
+
+static uint64_t forgive(const struct hak_engine *e, const struct hak_suspect *s, uint64_t heard,
+			uint64_t now)
+{
+	uint64_t limit = limit_of(e, s), more = 2 * ms(e->cfg.heartbeat_ms);
+	uint64_t grace = now - limit + (more < limit ? more : limit);
+
+	return heard < grace ? grace : heard;
+}
+
+/* A loop that comes round much later than it meant to was stopped or starved: what
+ * it did not hear in the meantime is its own fault, so everybody gets a heartbeat's
+ * time more before judgement. */
+void hak_note_slip(struct hak_engine *e, uint64_t meant, uint64_t now)
+{
+	if (now < meant + ms(e->cfg.dead_after_ms) / 2)
+		return;
+	hak_count(&e->stats, HAK_STAT_SLIPS);
+	hak_emit(e, HAK_EV_SLIP, now - meant, 0, 0, NULL);
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		if (e->links[i].heard_ns)
+			e->links[i].heard_ns =
+				forgive(e, &e->links[i].suspect, e->links[i].heard_ns, now);
+	if (atomic_load(&e->peer_alive))
+		atomic_store(&e->peer_heard_ns,
+			     forgive(e, &e->suspect, atomic_load(&e->peer_heard_ns), now));
+}
