@@ -238,6 +238,7 @@ def run(config: Config, log_format: str) -> None:
         privileges.join(config.control.group)
     lease = take_lease(config, log)  # needs more privileges than anything after it
     privileges.drop()
+    privileges.lock_memory()
     gate.check_library()
     lock = Lock(config.control.socket)
     lock.take()

@@ -6,7 +6,8 @@ those made later inherit them.
     CAP_NET_ADMIN  nftables, conntrack, receive buffers beyond the limit
     CAP_NET_RAW    gratuitous ARP: packet sockets
     CAP_SYS_NICE   real-time priority for heartbeats, if it is there
-    CAP_IPC_LOCK   keys never reach the swap space, if it is there
+    CAP_IPC_LOCK   keys never reach the swap space, and no heartbeat waits for a page
+                   to come from a disk, if it is there
 
 Root without the others is an owner of files like any other: it still reads its own
 key file at a reload, and makes its own socket.
@@ -24,8 +25,9 @@ from typing import Final
 from hak2k.errors import KernelError
 
 NET_RAW: Final = 13
+IPC_LOCK: Final = 14
 NEEDED: Final = {12: "CAP_NET_ADMIN", NET_RAW: "CAP_NET_RAW"}
-USEFUL: Final = {14: "CAP_IPC_LOCK", 23: "CAP_SYS_NICE"}
+USEFUL: Final = {IPC_LOCK: "CAP_IPC_LOCK", 23: "CAP_SYS_NICE"}
 KEPT: Final = sum(1 << bit for bit in (*NEEDED, *USEFUL))
 
 _SETPCAP: Final = 8
@@ -36,6 +38,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_MCL_ALL_ON_FAULT: Final = 1 | 2 | 4  # what is there, what will be; when it is touched
 _VERSION_3: Final = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -120,6 +123,13 @@ def no_dumps() -> None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl("forbidding core dumps", _PR_SET_DUMPABLE, 0)
+
+
+def lock_memory() -> None:
+    """Whatever of us was in memory once stays there.  Only with CAP_IPC_LOCK: else
+    memory beyond RLIMIT_MEMLOCK would be refused us one day."""
+    if effective() >> IPC_LOCK & 1:
+        _libc.mlockall(_MCL_ALL_ON_FAULT)  # a kernel that refuses: as without it
 
 
 def join(group: int) -> None:
