@@ -270,9 +270,15 @@ enum hak_err hak_engine_new(struct hak_engine **out, const struct hak_engine_cfg
 	(void)mlock(e, sizeof *e);
 	(void)madvise(e, sizeof *e, MADV_DONTDUMP);
 	unset_fds(e);
-	pthread_mutex_init(&e->tx_lock, NULL);
-	pthread_mutex_init(&e->rx_lock, NULL);
-	pthread_mutex_init(&e->q_lock, NULL);
+	/* Who holds a lock that the io thread waits for runs with its priority: on a busy
+	 * machine a heartbeat would have to wait until that thread gets its turn. */
+	pthread_mutexattr_t ma;
+	pthread_mutexattr_init(&ma);
+	(void)pthread_mutexattr_setprotocol(&ma, PTHREAD_PRIO_INHERIT);
+	pthread_mutex_init(&e->tx_lock, &ma);
+	pthread_mutex_init(&e->rx_lock, &ma);
+	pthread_mutex_init(&e->q_lock, &ma);
+	pthread_mutexattr_destroy(&ma);
 	pthread_condattr_t ca;
 	pthread_condattr_init(&ca);
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);

@@ -157,6 +157,7 @@ struct hak_engine {
 	struct hak_suspect suspect;	/* io: of all links together */
 	_Atomic uint64_t limit_ns, longest_ns;	/* what it says */
 	bool accused;			/* io: peer.dead was emitted */
+	uint64_t slipped_ns;		/* io: when we were late ourselves */
 	_Atomic bool peer_alive;
 	_Atomic bool session_up;
 	_Atomic uint64_t sessions;	/* how many there were */

@@ -31,8 +31,9 @@ static uint64_t limit_of(const struct hak_engine *e, const struct hak_suspect *s
 
 static void learn(const struct hak_engine *e, struct hak_suspect *s, uint64_t heard, uint64_t now)
 {
-	/* one that was longer was a death; what a death tells of is not the network */
-	if (heard && now - heard < limit_of(e, s))
+	/* One that was longer was a death, which tells nothing of the network; nor does
+	 * one in which we were deaf ourselves. */
+	if (heard > e->slipped_ns && now - heard < limit_of(e, s))
 		hak_suspect_heard(s, now - heard);
 }
 
@@ -97,6 +98,7 @@ void hak_note_slip(struct hak_engine *e, uint64_t meant, uint64_t now)
 {
 	if (now < meant + ms(e->cfg.dead_after_ms) / 2)
 		return;
+	e->slipped_ns = now;
 	hak_count(&e->stats, HAK_STAT_SLIPS);
 	hak_emit(e, HAK_EV_SLIP, now - meant, 0, 0, NULL);
 	for (unsigned i = 0; i < e->cfg.n_links; i++)
