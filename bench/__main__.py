@@ -24,16 +24,24 @@ NAMES = (
     "sweep",
     "faults",
     "handover",
+    "liveness",
 )
+
+
+def _long(module: ModuleType) -> bool:
+    return bool(getattr(module, "LONG", False))
 
 
 def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     width = max(map(len, modules))
-    names = "\n".join(f"  {name:{width}}  {module.TITLE}" for name, module in modules.items())
+    names = "\n".join(
+        f"  {name:{width}} {'*' if _long(module) else ' '} {module.TITLE}"
+        for name, module in modules.items()
+    )
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure hak2k on this machine's kernel. Needs root.",
-        epilog=f"names (default: all):\n{names}",
+        epilog=f"names (default: all but those marked *, which take long):\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure")
@@ -63,7 +71,8 @@ def main() -> int:
     print(report.heading(about), end="\n\n", flush=True)
     results = []
     failed = False
-    for name in arguments.names or NAMES:
+    usual = [name for name in NAMES if not _long(modules[name])]
+    for name in arguments.names or usual:
         began = time.monotonic()
         try:
             result = modules[name].run(options)

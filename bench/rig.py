@@ -74,10 +74,12 @@ class Engine:
         cpu: int | None = None,
         heartbeat_ms: int = 50,
         dead_after_ms: int = 200,
+        dead_after_max_ms: int = 0,
         policy: dict[str, Any] | None = None,
     ) -> None:
         self.node = node
-        arguments = json.dumps([node.name, psk, cpu, heartbeat_ms, dead_after_ms, policy])
+        liveness = (heartbeat_ms, dead_after_ms, dead_after_max_ms)
+        arguments = json.dumps([node.name, psk, cpu, liveness, policy])
         self.process = node.popen(
             sys.executable, "-m", "bench.worker", arguments,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tools.ROOT,

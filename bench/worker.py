@@ -13,6 +13,7 @@ import os
 import select
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 from hak2k import _core, gate
@@ -32,8 +33,7 @@ class Worker:
         name: str,
         psk: str,
         cpu: int | None,
-        heartbeat: int,
-        dead: int,
+        liveness: tuple[int, int, int],
         policy: dict[str, Any] | None,
     ) -> None:
         if cpu is not None:
@@ -61,8 +61,9 @@ class Worker:
             priority=0,
             links=links,
             port=_core.PORT,
-            heartbeat_ms=heartbeat,
-            dead_after_ms=dead,
+            heartbeat_ms=liveness[0],
+            dead_after_ms=liveness[1],
+            dead_after_max_ms=liveness[2],
             encrypt=True,
             interfaces=["lan", "wan"],
             gate_table=gate.TABLE,
@@ -118,6 +119,11 @@ class Worker:
                     heard = time.monotonic_ns() - event["mono_ns"]
                     return {**self.activate(), "woken_ns": heard, "silent_ns": event["silent_ns"]}
         raise TimeoutError("the peer lives")
+
+    def liveness(self) -> dict[str, Any]:
+        """What was said since the last time, how often; and how the peer stands."""
+        said = Counter(event["type"] for event in self.engine.events())
+        return {"said": said, "peer": self.engine.peer(), "stats": self.engine.stats()}
 
     def links(self) -> list[dict[str, Any]]:
         return list(self.engine.links())
