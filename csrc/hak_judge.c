@@ -57,27 +57,29 @@ uint64_t hak_judge(struct hak_engine *e, uint64_t now)
 {
 	uint64_t limit = limit_of(e, &e->suspect), next = now + limit;
 	uint64_t heard = atomic_load(&e->peer_heard_ns);
-	bool heard_any = false;
+	bool dead = heard && now - heard >= limit;
 
 	for (unsigned i = 0; i < e->cfg.n_links; i++) {
 		uint64_t h = e->links[i].heard_ns, due = h + limit_of(e, &e->links[i].suspect);
 
 		if (!h)
 			continue;
-		heard_any = true;
-		if (now >= due)
+		/* a link may be granted more than the peer, but not beyond its death */
+		if (now >= due || dead)
 			link_state(e, i, false);
 		else if (due < next)
 			next = due;
 	}
 	atomic_store(&e->limit_ns, limit);
-	if (heard_any && now - heard >= limit) {
+	if (dead) {
 		atomic_store(&e->peer_alive, false);
 		if (!e->accused) {
 			e->accused = true;
 			hak_emit(e, HAK_EV_PEER_DEAD, now - heard, 0, 0, NULL);
 			hak_wake(e->wake_capture);	/* stop waiting for its window */
 		}
+	} else if (heard && heard + limit < next) {
+		next = heard + limit;
 	}
 	return next;
 }

@@ -23,7 +23,7 @@ def test_crash_of_the_active_and_its_return(duo: Duo, time: str) -> None:
     duo.unharmed(survivor, gap_ms=3000)
     became = duo.wait_event(survivor, "role.active", before)
     assert became["reason"] == "peer dead"
-    assert 150 < became["detect_ms"] < 500
+    assert 150 < became["detect_ms"] <= 1100  # of a machine that was busy: dead_after_max_ms
     assert "role.unproven" not in duo.ids(survivor, before)
     assert duo.table(survivor).keys() >= known.keys()
 
