@@ -191,7 +191,7 @@ fuzz: build ## libFuzzer on every parser, FUZZ_SECONDS each
 		$(BIN)/python -m pytest -q -o timeout=0 tests/unit/test_hostile_text.py </dev/null
 
 .PHONY: docs
-docs: build ## regenerate docs/events.md, check the manual pages
+docs: build ## regenerate docs/events.md and election.md, check the manual pages
 	@$(call apt,$(APT_DOCS))
 	@$(BIN)/python docs/generate.py
 	@mandoc -Tlint -W warning docs/man/*.[1-9]

@@ -1,7 +1,7 @@
-"""Write docs/events.md from the catalogue in hak2k/events.py.
+"""Write docs/events.md and docs/election.md from the tables that the daemon uses.
 
 python docs/generate.py            write it
-python docs/generate.py --check    exit 1 if it is not up to date
+python docs/generate.py --check    exit 1 if one is not up to date
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hak2k.election import TABLE
 from hak2k.events import CATALOG
+from hak2k.model import Role
 
-TARGET = Path(__file__).with_name("events.md")
-
-HEAD = """\
+EVENTS_HEAD = """\
 # Events
 
 Made from `hak2k/events.py` by `make docs`; do not edit.
@@ -28,25 +28,64 @@ not kept for `hak2kctl events`.
 """
 
 
+ELECTION_HEAD = """\
+# Election
+
+Made from `TABLE` in `hak2k/election.py` by `make docs`; do not edit.
+
+What a node does follows from its role and the rows below. After each event the
+rows of the role are read from the top; the first one whose condition holds
+fires, and the table is read again, until none does. Nothing else changes a
+role. Reasons, order of preference and times are told at the head of that file;
+`hawhy` says which row a change of role came from.
+
+```mermaid
+stateDiagram-v2
+"""
+
+ROWS_HEAD = """
+| row | role | when | then |
+| --- | --- | --- | --- |
+"""
+
+
 def events() -> str:
     rows = [
         f"| `{name}` | {entry.severity} | {entry.meaning} | {entry.remedy} |"
         for name, entry in sorted(CATALOG.items())
     ]
-    return HEAD + "".join(row.replace("  |", " |") + "\n" for row in rows)
+    return EVENTS_HEAD + "".join(row.replace("  |", " |") + "\n" for row in rows)
+
+
+def name(role: Role) -> str:
+    return role.value.replace(" ", "_")
+
+
+def election() -> str:
+    edges: dict[tuple[Role, Role], list[str]] = {}
+    for row in TABLE:
+        edges.setdefault((row.role, row.to), []).append(row.id)
+    lines = [f"    [*] --> {name(Role.STARTING)}"]
+    for (of, to), ids in edges.items():
+        lines.append(f"    {name(of)} --> {name(to)}: {' '.join(ids)}")
+    lines += [f"    {name(Role.STOPPED)} --> [*]", "```"]
+    rows = [f"| {r.id} | {r.role.value} | {r.why} | {r.to.value} |" for r in TABLE]
+    return ELECTION_HEAD + "\n".join(lines) + "\n" + ROWS_HEAD + "\n".join(rows) + "\n"
 
 
 def main() -> int:
-    new = events()
-    old = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    if "--check" in sys.argv[1:]:
-        if new != old:
-            print(f"{TARGET.name} is not up to date: make docs", file=sys.stderr)
-        return int(new != old)
-    if new != old:
-        TARGET.write_text(new, encoding="utf-8")
-        print(f"docs: {TARGET.name} written")
-    return 0
+    stale = 0
+    for file, new in (("events.md", events()), ("election.md", election())):
+        target = Path(__file__).with_name(file)
+        if target.exists() and target.read_text(encoding="utf-8") == new:
+            continue
+        if "--check" in sys.argv[1:]:
+            print(f"{file} is not up to date: make docs", file=sys.stderr)
+            stale = 1
+        else:
+            target.write_text(new, encoding="utf-8")
+            print(f"docs: {file} written")
+    return stale
 
 
 if __name__ == "__main__":
