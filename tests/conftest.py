@@ -17,13 +17,17 @@ import pytest
 from hypothesis import settings
 
 SEED = int(os.environ.get("HAK2K_SEED") or secrets.randbelow(1 << 32))
+os.environ["HAK2K_SEED"] = str(SEED)  # the same in every worker
 
 # No deadline: the machine may be busy.  The blob makes a failure reproducible.
 settings.register_profile("hak2k", deadline=None, print_blob=True)
 settings.load_profile("hak2k")
 
 CAPABILITIES = {12: "net_admin", 13: "net_raw", 14: "ipc_lock", 21: "sys_admin", 23: "sys_nice"}
-RUNNING = "hak2k-running"  # in pytest's cache: the test that runs right now
+RUNNING = "hak2k-running"  # in pytest's cache: the tests that run right now, by worker
+# What watches a pair of firewalls is disturbed by another pair at work, and some of it
+# changes what all namespaces share (the size of the table): one after the other.
+IN_TURN = ("bench", "e2e", "replication")
 
 
 def capabilities() -> str:
@@ -45,7 +49,8 @@ def core_kind() -> str:
 
 
 def running_file(config: pytest.Config) -> Path:
-    return config.cache.mkdir("hak2k") / RUNNING
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    return config.cache.mkdir("hak2k") / f"{RUNNING}-{worker}"
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -65,8 +70,17 @@ DIED = pytest.StashKey[str]()
 def pytest_configure(config: pytest.Config) -> None:
     if getattr(config, "cache", None) is None:  # -p no:cacheprovider
         return
-    file = running_file(config)
-    config.stash[DIED] = file.read_text() if file.exists() else ""
+    if not hasattr(config, "workerinput"):
+        files = running_file(config).parent.glob(f"{RUNNING}-*")
+        config.stash[DIED] = ", ".join(file.read_text() for file in files)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For two workers: one takes all that has to run in turn, the other all else."""
+    for item in items:
+        parts = item.path.relative_to(config.rootpath / "tests").parts
+        group = "in turn" if parts[0] in IN_TURN else "/".join(parts)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True)
