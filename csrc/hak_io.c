@@ -43,9 +43,10 @@ static const struct limit {
 	{ 20 * HAK_MS, 64 },		/* listings: 50 a second, half of the thread's time */
 	{ HAK_MS / 10, 512 },		/* questions of a round */
 	{ HAK_MS / 5, 1024 },		/* connections; some 15 us each */
+	{ HAK_MS / 50, 4096 },		/* datagrams once more: some 500 Mbit/s */
 };
 
-enum asked { ASKED_LISTING, ASKED_ROUND, ASKED_FLOW, ASKED_KINDS };
+enum asked { ASKED_LISTING, ASKED_ROUND, ASKED_FLOW, ASKED_RESEND, ASKED_KINDS };
 
 struct io {
 	struct hak_engine *e;
@@ -127,8 +128,12 @@ static void send_one(struct hak_engine *e, const uint8_t *body, const struct hak
 	pthread_mutex_unlock(&e->tx_lock);
 }
 
-static void resend(struct hak_engine *e, const struct hak_range *r, int n)
+/* One small NACK asks for a thousand datagrams: they, not it, are counted.  What it
+ * does not get, the peer asks for again. */
+static void resend(struct io *io, const struct hak_range *r, int n, uint64_t now)
 {
+	const struct limit *l = &limits[ASKED_RESEND];
+	struct hak_engine *e = io->e;
 	unsigned budget = RESEND_MAX, via;
 
 	hak_count(&e->stats, HAK_STAT_NACK_RECEIVED);
@@ -140,9 +145,14 @@ static void resend(struct hak_engine *e, const struct hak_range *r, int n)
 
 			if (!d)
 				continue;
+			if (!hak_rate_take(&io->rates[ASKED_RESEND], now, l->each_ns, l->burst)) {
+				hak_count(&e->stats, HAK_STAT_NACK_LIMITED);
+				goto out;
+			}
 			hak_send_bytes(e, via, d->bytes, d->len);
 			hak_count(&e->stats, HAK_STAT_TX_RESENT);
 		}
+out:
 	pthread_mutex_unlock(&e->tx_lock);
 }
 
@@ -348,7 +358,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			n = hak_get_nack(rec.body, ranges);
 			if (n < 0)
 				return false;
-			resend(e, ranges, n);
+			resend(io, ranges, n, now);
 			break;
 		case HAK_REC_SYNC_WANT:
 			if (!may_ask(io, ASKED_LISTING, now))

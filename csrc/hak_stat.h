@@ -45,6 +45,7 @@
 	X(TX_STALLS, "tx.stalls")		/* capture waited for the peer's window */ \
 	X(NACK_SENT, "nack.sent") \
 	X(NACK_RECEIVED, "nack.received") \
+	X(NACK_LIMITED, "nack.limited")		/* cut short: resends above the rate */ \
 	X(STREAM_LOST, "stream.lost")		/* gaps that the ring could not fill */ \
 	X(HANDSHAKES, "handshakes") \
 	X(KEYS_TRIED, "keys.tried")		/* offers, times the keys tried on them */ \

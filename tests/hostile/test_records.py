@@ -6,6 +6,7 @@ import random
 import secrets
 import socket
 import struct
+import time
 
 import pytest
 
@@ -402,6 +403,31 @@ def test_what_is_resent_is_the_same_bytes(active: Bench) -> None:
     active.peer.control(nack((0, 5)))
     again = [active.peer.wait_kind(DATA) for _ in sent]
     assert again == sent
+
+
+def test_more_resends_than_losses_can_need(active: Bench) -> None:
+    """One NACK of 650 bytes asks for a thousand datagrams.  Above the rate the node
+    goes on with its own business; below it there are answers again."""
+    datagrams(active, 16)
+    before, began, asked = active.stat("tx.resent"), time.monotonic(), 128
+    for _ in range(asked):
+        active.peer.control(nack(*[(0, 16)] * 64))
+    active.fence()
+    resent = active.stat("tx.resent") - before
+    # as in csrc/hak_io.c: a whole window at once, then so many a second
+    assert 4096 <= resent <= 4096 + 50_000 * (time.monotonic() - began) + 1
+    assert active.stat("nack.received") == asked
+    assert 0 < active.stat("nack.limited") < asked
+
+    def answered() -> bool:
+        before = active.stat("tx.resent")
+        active.peer.control(nack((0, 16)))
+        active.fence()
+        return active.stat("tx.resent") == before + 16
+
+    until(answered, 2, "a whole answer")
+    assert not active.side.saw("peer.dead")
+    active.usable()
 
 
 def test_no_nonce_is_used_twice(active: Bench) -> None:
