@@ -65,7 +65,7 @@ struct hak_engine_cfg {
 	X(SESSION_REKEYED, "session.rekeyed") /* a: the key's print */ \
 	X(PEER_STATUS, "peer.status") \
 	X(PEER_ALIVE, "peer.alive") \
-	X(PEER_DEAD, "peer.dead")	/* a: ns of silence */ \
+	X(PEER_DEAD, "peer.dead")	/* a: ns of silence, b: datagrams missing */ \
 	X(PEER_BYE, "peer.bye") \
 	X(LINK_UP, "link.up")		/* a: link */ \
 	X(LINK_DOWN, "link.down")	/* a: link */ \

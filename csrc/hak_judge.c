@@ -52,6 +52,17 @@ void hak_heard(struct hak_engine *e, unsigned i, uint64_t now)
 	}
 }
 
+/* Datagrams of its stream that the peer told of, and that never came. */
+static uint64_t missing(struct hak_engine *e)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&e->rx_lock);
+	n = e->rx_reset ? 0 : e->rx.top - e->rx.next;
+	pthread_mutex_unlock(&e->rx_lock);
+	return n;
+}
+
 /* Links and peer: who has been silent for too long? */
 uint64_t hak_judge(struct hak_engine *e, uint64_t now)
 {
@@ -75,7 +86,7 @@ uint64_t hak_judge(struct hak_engine *e, uint64_t now)
 		atomic_store(&e->peer_alive, false);
 		if (!e->accused) {
 			e->accused = true;
-			hak_emit(e, HAK_EV_PEER_DEAD, now - heard, 0, 0, NULL);
+			hak_emit(e, HAK_EV_PEER_DEAD, now - heard, missing(e), 0, NULL);
 			hak_wake(e->wake_capture);	/* stop waiting for its window */
 		}
 	} else if (heard && heard + limit < next) {

@@ -38,7 +38,7 @@ STAT_NAMES = tuple(c.hak_stat_name(i).decode() for i in range(c.HAK_STAT_COUNT))
 _EVENT_FIELDS = {
     "session.up": ("boot", "new_boot", None),
     "session.rekeyed": ("key", None, None),
-    "peer.dead": ("silent_ns", None, None),
+    "peer.dead": ("silent_ns", "missing", None),
     "link.up": ("link", None, None),
     "link.down": ("link", None, None),
     "handover": ("term", None, None),

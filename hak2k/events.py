@@ -55,6 +55,12 @@ CATALOG: Final[dict[str, Entry]] = {
         "silence on every link for dead_after_ms",
         "look at the peer and at the HA links",
     ),
+    "stream.cut": Entry(
+        "warning",
+        "taken over from a dead peer: what it may not have told before, by the most that it "
+        "told per second lately; `changes`, `ms`, and `datagrams` that were known to be missing",
+        "clients of connections that were new just then connect again",
+    ),
     "peer.process": Entry(
         "warning",
         "the silent peer's machine answers pings: its hak2kd ended, or hangs",

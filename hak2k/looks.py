@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from hak2k.errors import HakError
 from hak2k.model import Role
+from hak2k.pace import Pace
 
 if TYPE_CHECKING:
     from hak2k.node import Node
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 STRANGERS_S: Final = 2.0  # between two looks at what was refused
 STRANGERS_AGAIN_S: Final = 60.0  # until the same is logged again
 KEY_WAIT_S: Final = 2.0  # a change of keys takes one
+PACE_S: Final = 1.0
 ENTRIES_S: Final = 1.0  # two numbers from the kernel
 ENTRIES_AGAIN_S: Final = 5.0
 MISSING_LEAST, MISSING_SHARE = 8, 0.05  # less is left to the scrub
@@ -42,11 +44,13 @@ class Looks:
         self._table_seen: tuple[int, int] | None = None  # entries, and what we were told
         self._table_again = 0.0
         self._sizes_said: tuple[int, int] | None = None  # ours, the peer's
+        self._pace = Pace()
 
     def table(self) -> list[tuple[Callable[[], None], float]]:
         """What to call, and every how many seconds."""
         return [
             (self.strangers, STRANGERS_S),
+            (self.pace, PACE_S),
             (self.key, KEY_WAIT_S),
             (self.entries, ENTRIES_S),
             (self.recorder, STRANGERS_S),
@@ -60,6 +64,22 @@ class Looks:
     def unsettled(self) -> None:
         """For a while, this node itself makes the kernel end entries."""
         self._table_again = self._node.clock() + ENTRIES_AGAIN_S
+
+    def pace(self) -> None:
+        """How much the peer has to tell; see `cut`."""
+        try:
+            records = self._node.engine.statistics().get("rx.records", 0)
+        except HakError:
+            return  # said by `strangers`
+        self._pace.note(self._node.clock(), records)
+
+    def cut(self, silent_s: float, datagrams: int) -> None:
+        """This node took over from a dead peer: what that may have cost."""
+        changes, ms = self._pace.most(silent_s), round(silent_s * 1000, 1)
+        text = f"at most {changes} changes in the last {ms:g} ms were not replicated"
+        if datagrams:
+            text += f", and {datagrams} datagrams of changes before were lost"
+        self._node.log.emit("stream.cut", text, changes=changes, ms=ms, datagrams=datagrams)
 
     def strangers(self) -> None:
         """Two nodes that do not fit are silent to each other; tell why."""

@@ -132,7 +132,7 @@ class Node:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._announcing: list[asyncio.TimerHandle] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._silent_ns = 0  # of the last peer.dead
+        self._silent_ns = self._missing = 0  # of the last peer.dead
         self._gone = False  # said goodbye, and not heard since
         self.looks = Looks(self)
         self.lost = Lost(self, ask)
@@ -296,6 +296,8 @@ class Node:
         self.log.emit("role.active", reason, **fields)
         self.announce_all(first_done=True)
         self.attempt("sweep", self.engine.sweep)
+        if "detect_ms" in fields:
+            self.looks.cut(self._silent_ns / 1e9, self._missing)
 
     def _open_gate(self, term: int) -> SwapTimes:
         """Promote; with a gate made anew if somebody has just removed it, which the
@@ -438,6 +440,7 @@ class Node:
                 self._peer_status()
             case "peer.dead":
                 self._silent_ns = int(data.get("silent_ns", 0))
+                self._missing = int(data.get("missing", 0))
                 ms = round(self._silent_ns / 1e6, 1)
                 self.log.emit("peer.dead", f"{self.peer_name()} is silent", silent_ms=ms)
                 self.feed(model.PeerDead())

@@ -40,6 +40,7 @@ VERSION: Final = 1
 FILE_BYTES: Final = 1 << 20  # of each of the two files
 WAITING_MAX: Final = 1000  # lines that the writer may be behind
 CHANGES_KEPT: Final = 64  # changes of role, in memory
+OF_A_DEATH: Final = ("stream.cut", "peer.process", "peer.machine")  # told after it
 
 _CLASSES: Final[dict[str, type[Any]]] = {
     name: cls
@@ -113,7 +114,7 @@ class Changes:
         return True
 
     def log(self, event: dict[str, Any]) -> None:
-        if event["id"] in ("peer.process", "peer.machine") and self._death is not None:
+        if event["id"] in OF_A_DEATH and self._death is not None:
             self._death.log.append(event)
         if event["id"].startswith("peer."):
             self._death = None  # what is found out later is of another time
@@ -176,7 +177,8 @@ class Recorder:
 
     def log(self, event: dict[str, Any]) -> None:
         """An event of the event log; those that belong to a change are kept with it."""
-        if event["id"].startswith(("role.", "handover.", "split.", "peer.", "daemon.")):
+        kept = event["id"].startswith(("role.", "handover.", "split.", "peer.", "daemon."))
+        if kept or event["id"] in OF_A_DEATH:
             self.changes.log(event)
             self._put({"kind": "event", "event": event}, None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hak2k.lab import until
-from tests.e2e.duo import Duo, GateWatch
+from tests.e2e.duo import Churn, Duo, GateWatch
 
 
 # Twice: what was a survivor once, and what came back once, must do as well.
@@ -24,6 +24,7 @@ def test_crash_of_the_active_and_its_return(duo: Duo, time: str) -> None:
     became = duo.wait_event(survivor, "role.active", before)
     assert became["reason"] == "peer dead"
     assert 150 < became["detect_ms"] <= 1100  # of a machine that was busy: dead_after_max_ms
+    assert duo.wait_event(survivor, "stream.cut", before)["ms"] == became["detect_ms"]
     assert "role.unproven" not in duo.ids(survivor, before)
     assert duo.table(survivor).keys() >= known.keys()
 
@@ -46,6 +47,25 @@ def test_crash_of_the_active_and_its_return(duo: Duo, time: str) -> None:
     assert [i for i in duo.ids(dead) if i.startswith("role.")] == ["role.passive"]
     duo.unharmed(survivor)
     assert {link["state"] for link in duo.ask(dead, "info")["links"]} == {"ok"}
+
+
+def test_what_a_crash_may_have_cost(duo: Duo) -> None:
+    """By the load before it; and of what was told before, nothing is missing."""
+    dead, survivor = duo.active, duo.passive
+    before = duo.position(survivor)
+    with Churn(duo.lab) as churn:
+        churn.more(200)
+        duo.lab.kill(dead)
+        cut = duo.wait_event(survivor, "stream.cut", before)
+    # At least a record for each of some 50 connections a second, for 0.2 s.
+    assert cut["changes"] >= 5
+    assert cut["datagrams"] <= 1
+    text = f"at most {cut['changes']} changes in the last {cut['ms']:g} ms were not replicated"
+    assert cut["message"].startswith(text)
+    assert text in duo.lab.ctl(survivor, "why", json=False).replace("\n", " ").replace("  ", " ")
+    duo.lab.start(dead)
+    duo.ready()
+    duo.equal()
 
 
 def test_crash_of_the_passive_is_only_an_event(duo: Duo) -> None:

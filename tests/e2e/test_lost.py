@@ -22,7 +22,7 @@ def told(duo: Duo, heir: Node, after: int, id: str) -> None:
     assert ids == ["peer.dead", "role.active", id]
     assert lost(duo, heir) == id.split(".")[1]
     why = duo.ask(heir, "why")
-    assert [e["id"] for e in why["log"]] == ["role.active", id]
+    assert [e["id"] for e in why["log"]] == ["role.active", "stream.cut", id]
     assert any("ping" in line for line in why["text"])
 
 
