@@ -75,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[DIED] = ", ".join(file.read_text() for file in files)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For two workers: one takes all that has to run in turn, the other all else."""
     for item in items:

@@ -111,7 +111,8 @@ class Victim:
     def facts(self) -> dict[str, Any]:
         side = self.bench.side
         peer, stream = dict(side.engine.peer()), dict(side.engine.stream())
-        del peer["heard_ns_ago"]
+        for changing in ("heard_ns_ago", "limit_ns", "longest_ns"):
+            del peer[changing]
         return {
             "table": {k: (e.identity(), e.mark) for k, e in side.node.conntrack().items()},
             "peer": peer,
