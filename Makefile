@@ -132,7 +132,7 @@ test: build ## all tests, C and Python, on the real kernel (root, under ten minu
 	@echo 'test: C'
 	@$(MAKE) -C tests/c test
 	@echo 'test: pytest'
-	@timeout --foreground -k 30 $(TEST_LIMIT) $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS) </dev/null
+	@timeout --foreground -k 30 $(TEST_LIMIT) $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS) </dev/null
 
 .PHONY: soak
 soak: build ## what takes minutes: a hundred swaps, a minute without links (root)

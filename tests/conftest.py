@@ -12,9 +12,11 @@ import random
 import secrets
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 SEED = int(os.environ.get("HAK2K_SEED") or secrets.randbelow(1 << 32))
 os.environ["HAK2K_SEED"] = str(SEED)  # the same in every worker
@@ -75,13 +77,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[DIED] = ", ".join(file.read_text() for file in files)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """For two workers: one takes all that has to run in turn, the other all else."""
-    for item in items:
-        parts = item.path.relative_to(config.rootpath / "tests").parts
-        group = "in turn" if parts[0] in IN_TURN else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    class InTurn(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "in turn" if file.split("/")[1] in IN_TURN else file
+
+    return InTurn(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

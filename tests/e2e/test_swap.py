@@ -112,6 +112,8 @@ def test_sigterm_of_the_active_hands_over_first(duo: Duo) -> None:
         begun = time.monotonic()
         process.terminate()
         duo.wait_mode(passive, "active", 2.0)
+        # Not asked twice: who is about to end may die of the second signal.
+        until(lambda: process.poll() is not None, 10, "its end")
         assert duo.lab.stop(active) == 0
         watch.more(20)
         watch.never_both()

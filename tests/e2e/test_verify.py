@@ -39,7 +39,8 @@ def test_what_was_changed_behind_the_daemons_back(duo: Duo) -> None:
         assert [found[kind] for kind in KINDS] == [0, 0, 0], duo.report()
     passive = duo.passive
     before = duo.position(passive)
-    victims = list(passive.conntrack().values())[:9]
+    # Of TCP: those of UDP become assured after two seconds, and that heals them.
+    victims = [e for e in passive.conntrack().values() if e.orig.proto == 6][:9]
     passive.ct.delete(*victims[:4])
     for entry in victims[4:6]:
         passive.ct.update(dataclasses.replace(entry, mark=entry.mark ^ 0x4000))
@@ -62,7 +63,10 @@ def test_what_was_changed_behind_the_daemons_back(duo: Duo) -> None:
 
 def test_a_flush_of_the_passive_node(duo: Duo) -> None:
     duo.passive.run("conntrack", "-F")
-    assert verify(duo, duo.active)["missing"] > 10
+    # It looks for itself, once a second, and may have been first.
+    found = verify(duo, duo.active)["missing"]
+    seen = [e["missing"] for e in duo.events(duo.passive) if e["id"] == "recon.repaired"]
+    assert max(found, *seen, 0) > 10
     duo.equal()
 
 
