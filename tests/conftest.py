@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 SEED = int(os.environ.get("HAK2K_SEED") or secrets.randbelow(1 << 32))
 os.environ["HAK2K_SEED"] = str(SEED)  # the same in every worker
@@ -81,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """For two workers: one takes all that has to run in turn, the other all else."""
 
-    class InTurn(LoadScopeScheduling):
+    class InTurn(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             return "in turn" if file.split("/")[1] in IN_TURN else file
