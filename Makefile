@@ -5,6 +5,7 @@
 #   PYTEST_ARGS   (none)    more arguments for pytest, e.g. "-k handover -x"
 #   TEST_LIMIT    1500      seconds after which `make test` is ended as hung
 #   FUZZ_SECONDS  600       seconds for each fuzz target
+#   SIM_SCHEDULES 100000    schedules of faults for `make sim`
 #   HAK2K_DEBUG, HAK2K_SANITIZE     see setup.py
 #   V             0         1: show the output of installers and compilers
 
@@ -18,6 +19,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 TEST_LIMIT ?= 1500
 FUZZ_SECONDS ?= 600
+SIM_SCHEDULES ?= 100000
 V ?= 0
 
 VENV := .venv
@@ -77,7 +79,7 @@ help: ## this list
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-8s %s\n' "$$t" "$$d"; done
 	@echo
-	@sed -n '3,10s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '3,11s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 # ---- what is installed --------------------------------------------------------
 
@@ -140,6 +142,10 @@ soak: build ## what takes minutes: a hundred swaps, a minute without links (root
 	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS) </dev/null
 
 root = [[ $$(id -u) == 0 ]] || { echo 'make: $@ makes network namespaces: run it as root' >&2; exit 1; }
+
+.PHONY: sim
+sim: build ## the election through SIM_SCHEDULES schedules of random faults
+	@$(BIN)/python -m tests.unit.election_chaos $(SIM_SCHEDULES)
 
 .PHONY: bench
 bench: build ## measure, print tables (root)

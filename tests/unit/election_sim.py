@@ -283,9 +283,8 @@ class World:
         if node.running:
             node.feed(QualityChanged(quality))
 
-    def chaos(self) -> None:
+    def chaos(self, rng: random.Random) -> None:
         """One random fault, or its end."""
-        rng = self.rng
         node = rng.choice([self.a, self.b])
         match rng.randrange(10):
             case 0:

@@ -1,4 +1,4 @@
-"""Two nodes through random faults; see election_sim.py.
+"""Two nodes through random faults; see election_sim.py and election_chaos.py.
 
 The seed of a failure is the test's parameter: run it alone with `-k 'chaos[17]'`.
 """
@@ -10,45 +10,24 @@ import random
 import pytest
 
 from hak2k.model import Forced, Role
+from tests.unit.election_chaos import BOUND_S, attempt, changes, play, report, shortest
 from tests.unit.election_sim import World
-
-# Two actives that hear each other: conflict_wait, two heartbeats, and the delay.
-BOUND_S = 0.5
-
-
-def settle(world: World) -> tuple[str, int]:
-    """After all faults: who is active, and how many role changes there were."""
-    world.heal()
-    world.run(15)
-    (active,) = world.active()
-    return active, changes(world)
-
-
-def changes(world: World) -> int:
-    return len(world.a.roles) + len(world.b.roles)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_chaos(seed: int) -> None:
-    world = World(seed, [(0, 0), (50, 0), (0, 50)][seed % 3])
-    if seed % 4 == 0:
-        world.a.promote_fails = world.b.promote_fails = 0.2
-    world.a.start()
-    world.run(world.rng.choice([0.0, 0.5, 2.0]))
-    world.b.start()
-    for _ in range(20):
-        world.run(world.rng.choice([0.05, 0.3, 1, 2]))
-        world.chaos()
-    active, before = settle(world)
-    world.run(8)
-    assert world.active() == [active]
-    assert changes(world) == before, "flapping"
-    assert world.worst_both_open <= BOUND_S
-    passive = world.b if active == world.a.name else world.a
-    assert passive.state.table.name == "READY"
-    a, b = (world.a.quality, world.a.priority), (world.b.quality, world.b.priority)
-    if a != b:
-        assert active == ("FW-A" if a > b else "FW-B")
+    play(seed)
+
+
+def test_a_broken_rule_is_found_and_its_schedule_shortened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tests.unit.election_chaos.BOUND_S", -1.0)
+    failure = attempt(3)
+    assert failure is not None
+    report(*failure)
+    assert "seed 3" in capsys.readouterr().out
+    assert shortest(3) == ()
 
 
 @pytest.mark.parametrize("seed", range(10))
