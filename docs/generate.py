@@ -23,6 +23,10 @@ should match on the identifier, which never changes; the text of a message may.
 Events of severity *debug* are logged only with `log.level = "debug"`, and are
 not kept for `hak2kctl events`.
 
+Under systemd, journald gets each with fields: `HAK2K_EVENT` is the identifier,
+`MESSAGE_ID` a hash of it, `HAK2K_` and a name in capitals each further field:
+`journalctl -u hak2kd HAK2K_EVENT=role.active -o json`.
+
 | id | severity | meaning | what to do |
 | --- | --- | --- | --- |
 """

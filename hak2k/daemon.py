@@ -39,7 +39,8 @@ from hak2k.config import load_config
 from hak2k.control import Lock, Server
 from hak2k.engine import Engine, make_lease
 from hak2k.errors import ConfigError, HakError, KernelError
-from hak2k.events import EventLog, StderrSink
+from hak2k.events import EventLog
+from hak2k.journal import sink
 from hak2k.netwatch import NetWatch, Snapshot, look
 from hak2k.node import Node
 from hak2k.service import Service
@@ -231,7 +232,7 @@ def snapshot_names(config: Config) -> list[str]:
 
 def run(config: Config, log_format: str) -> None:
     """Run until told to stop.  Raises HakError if that cannot be done."""
-    log = EventLog(sink=StderrSink(log_format), level=config.log.level)
+    log = EventLog(sink=sink(log_format), level=config.log.level)
     privileges.no_dumps()  # there are keys in memory
     privileges.check()
     if config.control.group is not None:

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TextIO
 
 SEVERITIES: Final = ("debug", "info", "warning", "error")
-_SYSLOG: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
+SYSLOG: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 
 class Entry(NamedTuple):
@@ -280,23 +280,33 @@ def _short(value: object) -> str:
     return json.dumps(value)
 
 
+def _is_journal(stream: TextIO) -> bool:
+    """Whether journald reads it.  JOURNAL_STREAM alone does not tell: it is inherited by
+    processes whose output goes elsewhere (systemd.exec(5))."""
+    try:
+        info = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
+
+
 class StderrSink:
     """Writes events to standard error.
 
-    text: with syslog's <N> in front if journald reads it (JOURNAL_STREAM), else
+    text: with syslog's <N> in front if journald reads it, else
     with the time.  json: one object per line.
     """
 
     def __init__(self, style: str = "text", stream: TextIO | None = None) -> None:
         self.style = style
         self.stream = stream if stream is not None else sys.stderr
-        self.journald = "JOURNAL_STREAM" in os.environ
+        self.journald = _is_journal(self.stream)
 
     def __call__(self, event: dict[str, Any]) -> None:
         if self.style == "json":
             line = json.dumps(event)
         elif self.journald:
-            line = f"<{_SYSLOG[event['severity']]}>{as_text(event)}"
+            line = f"<{SYSLOG[event['severity']]}>{as_text(event)}"
         else:
             line = f"{event['time']} {event['severity']:7} {as_text(event)}"
         try:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -65,18 +66,23 @@ def test_a_reader_that_does_not_read() -> None:
     assert asyncio.run(run()) == ["0", "1"]
 
 
-def test_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sinks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+
     def written(style: str) -> str:
-        out = io.StringIO()
-        log = e.EventLog(sink=e.StderrSink(style, out), clock=lambda: 1.0)
-        log.emit("role.active", "peer dead", reason="peer dead", term=3)
-        return out.getvalue()
+        with path.open("w") as out:
+            log = e.EventLog(sink=e.StderrSink(style, out), clock=lambda: 1.0)
+            log.emit("role.active", "peer dead", reason="peer dead", term=3)
+        return path.read_text()
 
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     line = 'role.active: peer dead reason="peer dead" term=3\n'
     assert written("text") == "1970-01-01T00:00:01.000Z info    " + line
     assert json.loads(written("json"))["reason"] == "peer dead"
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")  # inherited, of another file
+    assert written("text") == "1970-01-01T00:00:01.000Z info    " + line
+    info = path.stat()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{info.st_dev}:{info.st_ino}")
     assert written("text") == "<6>" + line
 
 
