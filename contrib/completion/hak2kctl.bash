@@ -18,7 +18,7 @@ _hak2k() {
         hadiff) command=diff ;;       hasynctest) command=synctest ;;
         enha) command=reload ;;       hawhy) command=why ;;
         hak2kd)
-            mapfile -t COMPREPLY < <(compgen -W '--config --check --log-format --version --help' -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W '--config --check --release --log-format --version --help' -- "$cur")
             return ;;
         *)
             for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -37,7 +37,7 @@ _hak2k() {
         passive) words+=' --timeout --force' ;;
         diff) mapfile -t COMPREPLY < <(compgen -f -W "$words" -- "$cur"); return ;;
         freeze) words+=' --for --' ;;
-        verify) words+=' --no-repair' ;;
+        verify) words+=' --no-repair --timeout' ;;
         events) words+=' --follow' ;;
         wait) words+=' --mode --ready --timeout' ;;
     esac
