@@ -695,6 +695,16 @@ static uint64_t timers(struct io *io, uint64_t now)
 	return next < now ? now : next;
 }
 
+/* The time, at a point that was meant to be reached at `meant`.  At each: a stop may
+ * come anywhere, and whoever was stopped must know it before it judges. */
+static uint64_t on_time(struct hak_engine *e, uint64_t meant)
+{
+	uint64_t now = hak_now();
+
+	hak_note_slip(e, meant, now);
+	return now;
+}
+
 void *hak_io_main(void *engine)
 {
 	struct hak_engine *e = engine;
@@ -718,17 +728,16 @@ void *hak_io_main(void *engine)
 				      .tv_nsec = (long)(wait % 1000000000u) };
 
 		(void)ppoll(fds, e->cfg.n_links + 1, &t, NULL);
-		now = hak_now();
-		hak_note_slip(e, next, now);
+		now = on_time(e, next);
 		if (fds[e->cfg.n_links].revents)
 			hak_unwake(e->wake_io);
 		/* Bounded: a flood may fill the sockets, not starve the timers. */
 		for (unsigned i = 0; i < e->cfg.n_links; i++)
 			for (int k = 0; k < 4 && read_link(&io, i); k++)
 				;
-		now = hak_now();
+		now = on_time(e, now);
 		next = timers(&io, now);
-		now = hak_now();
+		now = on_time(e, now);
 	}
 	return NULL;
 }
