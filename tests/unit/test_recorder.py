@@ -170,7 +170,7 @@ def test_runs_of_the_simulator_are_decided_the_same_again(
     for node in (world.a, world.b):
         node.start()
     for _ in range(30):
-        world.chaos()
+        world.chaos(world.rng)
         world.run(1.0)
     steps = 0
     for name, one in recorders.items():
