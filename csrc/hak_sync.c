@@ -329,7 +329,7 @@ void hak_copy_begin(struct hak_apply *a, bool scoped)
 			a->longest = larval;
 		surveyed(a);
 	} else if (!hak_pass_begin(a, HAK_PASS_SURVEY))
-		hak_recon_off(a);
+		hak_recon_later(a);
 }
 
 /* One that only looks needs no survey. */
@@ -389,10 +389,8 @@ void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries)
 	if (a->purging)
 		hak_digest_keep_marks(&a->e->rx_digest, a->purge);
 	if (!hak_pass_begin(a, a->purging ? HAK_PASS_PURGE_EXPECTS :
-				a->repair ? HAK_PASS_PURGE : HAK_PASS_COUNT)) {
-		hak_recon_off(a);
-		atomic_store(&a->e->sync_needed, true);
-	}
+				a->repair ? HAK_PASS_PURGE : HAK_PASS_COUNT))
+		hak_recon_later(a);
 }
 
 static void swept(struct hak_engine *e, uint64_t began, uint64_t done)
@@ -422,7 +420,7 @@ static void pass_complete(struct hak_apply *a)
 		hak_count_n(&e->stats, HAK_STAT_SYNC_REMOVED, done);
 		a->purging = false;
 		if (!hak_pass_begin(a, HAK_PASS_DIGEST_EXPECTS))
-			hak_recon_off(a);
+			hak_recon_later(a);
 		break;
 	case HAK_PASS_DIGEST_EXPECTS:
 		hak_recon_listed(a);
@@ -443,7 +441,7 @@ static void pass_complete(struct hak_apply *a)
 		}
 		hak_count_n(&e->stats, HAK_STAT_SYNC_REMOVED, done);
 		if (!hak_pass_begin(a, HAK_PASS_PURGE_EXPECTS))
-			hak_recon_off(a);
+			hak_recon_later(a);
 		a->pass_done = done;
 		break;
 	case HAK_PASS_PURGE_EXPECTS:
