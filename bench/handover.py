@@ -66,7 +66,7 @@ class Pair:
         for fw, n in zip(self.lab.fw, before, strict=True):
             for event in self.ask(fw, "events")[n:]:
                 if event["id"] == "handover.done":
-                    found["handover_ms"] = event["total_ms"]
+                    found |= {k: v for k, v in event.items() if k.endswith("_ms")}
         self.ready()
         return found
 
@@ -133,13 +133,14 @@ def run(options: Options) -> Result:
     for proto, one in data["fresh"].items():
         lost = one["lost"] + one["repeated"]
         table.rows.append((f"new {proto.upper()}", "and back", one["asked"], lost, "", "", "", ""))
-    took = spread([s["handover_ms"] for s in data["swaps"] if "handover_ms" in s])
+    took = spread([s["total_ms"] for s in data["swaps"]])
+    alone = sum("armed_ms" not in s for s in data["swaps"])
     asked = spread([(s["ended_ns"] - s["began_ns"]) / 1e6 for s in data["swaps"]])
     gap = max(row["gap_ns"] for row in kinds.values()) / 1e6
     table.notes.append(
         f"Hand-over {took['p50']:.1f} ms (p50), {took['max']:.1f} (max); command "
         f"{asked['p50']:.1f}, {asked['max']:.1f}. Gap: longest time between two packets of "
-        "one flow. Lost, of TCP: repeated and wanted."
+        f"one flow. Lost, of TCP: repeated and wanted. {alone} swaps without overlap."
     )
     result.tables.append(table)
     lost = total["lost"] + total["repeated"]

@@ -755,6 +755,7 @@ void *hak_apply_main(void *engine)
 
 		if (atomic_load(&e->role) == HAK_PASSIVE)
 			look_how_full(&a);
+		hak_tell_prepare(e);
 		if (take_stream(&a)) {
 			(void)hak_sync_step(&a);
 			continue;

@@ -149,7 +149,6 @@ void hak_gre_forget(struct hak_apply *a);
 /* hak_recon.c */
 void hak_recon_start(struct hak_apply *a, const struct hak_verify *v);
 void hak_recon_off(struct hak_apply *a);
-void hak_recon_later(struct hak_apply *a);	/* this kernel cannot be listed now */
 /* A record of the comparison.  HAK_EFORMAT: it is none. */
 enum hak_err hak_recon_on_record(struct hak_apply *a, uint8_t type, struct hak_rd body);
 void hak_recon_touch(struct hak_apply *a, const struct hak_record *rec);

@@ -1,8 +1,26 @@
 /* hak_beat.c - heartbeats as they go out, and the lease that hangs on them. */
 #include "hak_engine_int.h"
 
+/* As long as it is so: a peer that missed the end of it sees that it is said no more. */
+static void put_handover(struct hak_wr *w, uint32_t prepare, uint64_t drained, uint32_t armed)
+{
+	uint8_t bytes[12];
+	struct hak_wr b = hak_wr_on(bytes, sizeof bytes);
+
+	if (prepare) {
+		hak_wr_u32(&b, prepare);
+		hak_wr_u64(&b, drained);
+		(void)hak_wire_put_raw(w, HAK_REC_PREPARE, bytes, hak_wr_len(&b));
+	} else if (armed) {
+		hak_wr_u32(&b, armed);
+		(void)hak_wire_put_raw(w, HAK_REC_ARMED, bytes, hak_wr_len(&b));
+	}
+}
+
 void hak_send_heartbeats(struct hak_engine *e)
 {
+	uint32_t armed = atomic_load(&e->armed), prepare;
+	uint64_t drained;
 	struct hak_status status;
 	struct hak_table table;
 
@@ -13,6 +31,8 @@ void hak_send_heartbeats(struct hak_engine *e)
 	table.max = atomic_load(&e->table_max);
 	pthread_mutex_lock(&e->q_lock);
 	status = e->status;
+	prepare = e->prepare;
+	drained = e->drained_seq;
 	pthread_mutex_unlock(&e->q_lock);
 	status.priority = atomic_load(&e->priority) + 1u;
 	for (unsigned i = 0; i < e->cfg.n_links; i++) {
@@ -31,6 +51,7 @@ void hak_send_heartbeats(struct hak_engine *e)
 		/* from who compares to whom it is compared with */
 		if (atomic_load(&e->role) == HAK_PASSIVE)
 			hak_put_table(&w, &table);
+		put_handover(&w, prepare, drained, armed);
 		hak_send_control(e, i, body, hak_wr_len(&w));
 		hak_count(&e->stats, HAK_STAT_HEARTBEATS_SENT);
 	}

@@ -562,25 +562,30 @@ static void measure(struct hak_capture *c, uint64_t now)
 
 /* ---- the loop -------------------------------------------------------- */
 
-static void drain_for_handover(struct hak_capture *c)
+/* PREPARE: the gate is still open, and there is no end of events. */
+static void drain_for_handover(struct hak_capture *c, uint8_t rec)
 {
 	struct hak_engine *e = c->e;
 	struct hak_flow id;
 
-	while (hak_read_events(c, 1000))
+	while (hak_read_events(c, 1000) && rec == HAK_REC_HANDOVER)
 		;
 	while (e->hold && hak_hold_take(e->hold, UINT64_MAX, &id))
 		hak_release(e, &id);
-	hak_list_off(c);		/* the next active will be asked anew */
-	hak_say_numbers(e, HAK_REC_HANDOVER, e->drain_term, false, 0);
+	if (rec == HAK_REC_HANDOVER) {
+		hak_list_off(c);	/* the next active will be asked anew */
+		hak_say_numbers(e, rec, e->drain_term, false, 0);
+	}
 	hak_say_flush(e);
 	pthread_mutex_lock(&e->tx_lock);
 	uint64_t seq = e->tx.next;
 	pthread_mutex_unlock(&e->tx_lock);
 	pthread_mutex_lock(&e->q_lock);
-	e->drain_asked = false;
-	e->drained = true;
-	e->drained_seq = seq;
+	if (e->drain_asked == rec) {	/* and not yet for the next one */
+		e->drain_asked = 0;
+		e->drained = true;
+		e->drained_seq = seq;
+	}
 	pthread_cond_broadcast(&e->turned);
 	pthread_mutex_unlock(&e->q_lock);
 }
@@ -613,7 +618,8 @@ static void active_round(struct hak_capture *c)
 		{ .fd = e->wake_capture, .events = POLLIN },
 	};
 	uint32_t asked, round;
-	bool drain, more;
+	uint8_t drain;
+	bool more;
 
 	watch_trap(c);
 	c->list_echo |= c->listing >= HAK_LIST_FLOWS;
@@ -636,7 +642,7 @@ static void active_round(struct hak_capture *c)
 	e->mail.type = 0;
 	pthread_mutex_unlock(&e->q_lock);
 	if (drain) {
-		drain_for_handover(c);
+		drain_for_handover(c, drain);
 		return;
 	}
 	hak_list_mail(c);

@@ -389,8 +389,7 @@ void hak_engine_bye(struct hak_engine *e)
 
 /* ---- roles ----------------------------------------------------------- */
 
-/* Wait, with q_lock held, until a thread signals or the monotonic time is up. */
-static bool await_turn(struct hak_engine *e, uint64_t until)
+bool hak_await_turn(struct hak_engine *e, uint64_t until)
 {
 	struct timespec t = { .tv_sec = (time_t)(until / 1000000000u),
 			      .tv_nsec = (long)(until % 1000000000u) };
@@ -416,7 +415,7 @@ static void drain_stream(struct hak_engine *e)
 	while (e->running && stream_waits(e) && hak_now() < until) {
 		hak_wake(e->wake_apply);
 		pthread_mutex_lock(&e->q_lock);
-		(void)await_turn(e, hak_now() + HAK_MS / 2);
+		(void)hak_await_turn(e, hak_now() + HAK_MS / 2);
 		pthread_mutex_unlock(&e->q_lock);
 	}
 }
@@ -430,9 +429,24 @@ static void forget_table(struct hak_engine *e)
 	hak_wish(e, NULL);
 }
 
+enum hak_err hak_open_gate(struct hak_engine *e)
+{
+	int keep;
+
+	/* Listening begins before packets do, or their first events were lost. */
+	hak_nl_drain(&e->events_nl);
+	if (!hak_nl_join(&e->events_nl, 1) && !hak_gate_flip(&e->gate, true))
+		return HAK_OK;
+	keep = errno;
+	(void)hak_nl_join(&e->events_nl, 0);
+	errno = keep;
+	return HAK_ESYS;
+}
+
 enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak_swap_times *t)
 {
 	uint64_t t0 = hak_now(), t1, t2;
+	bool armed = atomic_load(&e->armed);
 
 	(void)term;		/* the daemon's; told to the peer by set_status */
 	memset(t, 0, sizeof *t);
@@ -441,16 +455,11 @@ enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak
 	atomic_store(&e->role, HAK_TURNING);	/* no further datagram is taken */
 	drain_stream(e);
 	t1 = hak_now();
-	/* Listening begins before packets do, or their first events were lost. */
-	hak_nl_drain(&e->events_nl);
-	if (hak_nl_join(&e->events_nl, 1) || hak_gate_flip(&e->gate, true)) {
-		int keep = errno;
-
-		(void)hak_nl_join(&e->events_nl, 0);
+	if (!armed && hak_open_gate(e)) {
 		atomic_store(&e->role, HAK_PASSIVE);
-		errno = keep;
 		return HAK_ESYS;
 	}
+	atomic_store(&e->armed, 0);
 	t2 = hak_now();
 	(void)hak_engine_announce(e);
 	forget_table(e);
@@ -464,9 +473,10 @@ enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak
 	return HAK_OK;
 }
 
-static void become_passive(struct hak_engine *e)
+void hak_become_passive(struct hak_engine *e)
 {
 	forget_table(e);
+	atomic_store(&e->armed, 0);
 	(void)hak_nl_join(&e->events_nl, 0);
 	hak_nl_drain(&e->events_nl);
 	atomic_store(&e->synced, false);
@@ -491,51 +501,11 @@ enum hak_err hak_engine_passivate(struct hak_engine *e, struct hak_swap_times *t
 	/* A gate whose table is gone cannot be closed; the caller must hear of it,
 	 * but publishing stops in any case. */
 	int keep = errno;
-	if (atomic_load(&e->role) != HAK_PASSIVE)
-		become_passive(e);
+	if (atomic_load(&e->role) != HAK_PASSIVE || atomic_load(&e->armed))
+		hak_become_passive(e);
 	errno = keep;
 	t->total_ns = hak_now() - t0;
 	return r;
-}
-
-enum hak_err hak_engine_handover(struct hak_engine *e, uint32_t term, uint32_t timeout_ms)
-{
-	uint64_t until = hak_now() + (uint64_t)timeout_ms * HAK_MS;
-	bool done = false;
-
-	if (atomic_load(&e->role) != HAK_ACTIVE || !atomic_load(&e->peer_alive))
-		return HAK_ESTATE;
-	if (hak_gate_flip(&e->gate, false))
-		return HAK_ESYS;
-	pthread_mutex_lock(&e->q_lock);
-	e->drain_term = term;
-	e->drained = false;
-	e->drain_asked = true;
-	pthread_mutex_unlock(&e->q_lock);
-	while (!done && hak_now() < until) {
-		uint64_t applied;
-
-		hak_wake(e->wake_capture);
-		pthread_mutex_lock(&e->tx_lock);
-		applied = e->tx.applied;
-		pthread_mutex_unlock(&e->tx_lock);
-		pthread_mutex_lock(&e->q_lock);
-		done = e->drained && applied >= e->drained_seq;
-		if (!done)
-			(void)await_turn(e, hak_now() + HAK_MS / 2);
-		pthread_mutex_unlock(&e->q_lock);
-	}
-	if (done) {
-		become_passive(e);
-		return HAK_OK;
-	}
-	pthread_mutex_lock(&e->q_lock);
-	e->drain_asked = false;
-	pthread_mutex_unlock(&e->q_lock);
-	if (hak_gate_flip(&e->gate, true))
-		return HAK_ESYS;
-	(void)hak_engine_announce(e);
-	return HAK_ESTATE;
 }
 
 int hak_engine_gate(struct hak_engine *e)

@@ -69,6 +69,8 @@ struct hak_engine_cfg {
 	X(PEER_BYE, "peer.bye") \
 	X(LINK_UP, "link.up")		/* a: link */ \
 	X(LINK_DOWN, "link.down")	/* a: link */ \
+	X(PREPARE, "handover.prepare")	/* a: term; see hak_engine_arm() */ \
+	X(UNPREPARED, "handover.off")	/* a: term; nothing comes of it */ \
 	X(HANDOVER, "handover")		/* a: term */ \
 	X(SYNC_BEGIN, "sync.begin") \
 	X(SYNC_DONE, "sync.done")	/* a: entries, b: removed, c: ns */ \
@@ -139,6 +141,8 @@ struct hak_lease_info {
 };
 
 struct hak_swap_times { uint64_t drain_ns, gate_ns, announce_ns, total_ns; };
+/* Since the beginning; armed_ns: 0 if the peer's gate was not open before ours closed. */
+struct hak_handover_times { uint64_t armed_ns, closed_ns, applied_ns; };
 
 struct hak_engine;
 
@@ -152,9 +156,17 @@ void hak_engine_bye(struct hak_engine *e);
 
 enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak_swap_times *t);
 enum hak_err hak_engine_passivate(struct hak_engine *e, struct hak_swap_times *t);
-/* HAK_OK: the peer has it all.  HAK_ESTATE: not active, or no answer in time and
+/* Passive, upon PREPARE: open the gate and be heard, before the peer's gate closes.  This
+ * node goes on applying what the peer sends, until hak_engine_activate(), or
+ * hak_engine_passivate() if nothing comes of it (handover.off).  HAK_ESTATE: not
+ * passive, or the peer does not say so any more. */
+enum hak_err hak_engine_arm(struct hak_engine *e, uint32_t term, struct hak_swap_times *t);
+/* Give the role away.  prepare_ms: how long to forward on, waiting for the peer to open
+ * its gate; 0: close ours first.
+ * HAK_OK: the peer has it all.  HAK_ESTATE: not active, or no answer in time and
  * this node is active again.  HAK_ESYS: the gate did not move. */
-enum hak_err hak_engine_handover(struct hak_engine *e, uint32_t term, uint32_t timeout_ms);
+enum hak_err hak_engine_handover(struct hak_engine *e, uint32_t term, uint32_t timeout_ms,
+				 uint32_t prepare_ms, struct hak_handover_times *t);
 int hak_engine_gate(struct hak_engine *e);		/* as hak_gate_probe() */
 void hak_engine_lease(struct hak_engine *e, struct hak_lease_info *out);
 unsigned hak_engine_announce(struct hak_engine *e);

@@ -184,9 +184,14 @@ struct hak_engine {
 	uint64_t table_ns;		/* when that was found */
 	struct hak_verify verify;	/* asked for, by either node's operator */
 	bool verify_asked;
-	bool drain_asked, drained;	/* control -> capture: HANDOVER after all */
+	uint8_t drain_asked;		/* control -> capture: all, for PREPARE or HANDOVER */
+	bool drained;
 	uint32_t drain_term;
+	uint32_t peer_armed;		/* io: the term for which the peer's gate is open */
 	uint64_t drained_seq;
+	uint32_t prepare;		/* control -> heartbeats: a term */
+	uint64_t prepare_seq;		/* io -> apply: when the peer's PREPARE holds */
+	bool prepare_told;
 	bool sweep_asked;
 	uint32_t natural[256][16];
 
@@ -225,12 +230,21 @@ struct hak_engine {
 	_Atomic uint32_t table_max;
 
 	/* control */
+	_Atomic uint32_t peer_prepares;	/* io: the term, as its last heartbeat said; 0 */
+	_Atomic uint32_t armed;		/* term: passive, but the gate is open */
 	struct hak_nl count_nl;
 	struct hak_gate gate;
 	struct hak_announcer announcer;
 };
 
 /* hak_engine.c */
+/* What the peer's last heartbeat said of a hand-over; 0: nothing.  hak_handover.c */
+void hak_peer_prepares(struct hak_engine *e, uint32_t term, uint64_t seq);
+void hak_tell_prepare(struct hak_engine *e);		/* apply: after each turn */
+enum hak_err hak_open_gate(struct hak_engine *e);	/* and listen; HAK_ESYS */
+void hak_become_passive(struct hak_engine *e);		/* the gate is closed already */
+/* Wait, with q_lock held, until a thread signals or the monotonic time is up. */
+bool hak_await_turn(struct hak_engine *e, uint64_t until);
 void hak_emit(struct hak_engine *e, enum hak_event_type t, uint64_t a, uint64_t b, uint64_t c,
 	      const char *text);
 void hak_wake(int fd);

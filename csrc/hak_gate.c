@@ -99,24 +99,24 @@ static int answer(struct hak_nl *nl, uint32_t seq)
 	}
 }
 
-enum hak_err hak_gate_flip(struct hak_gate *g, bool open)
+static enum hak_err flip(struct hak_gate *g, const char *set, bool on)
 {
 	uint8_t buf[1024];
 	struct hak_wr w = hak_wr_on(buf, sizeof buf);
-	uint16_t type = NFNL_SUBSYS_NFTABLES << 8 | (open ? NFT_MSG_NEWSETELEM : NFT_MSG_DELSETELEM);
+	uint16_t type = NFNL_SUBSYS_NFTABLES << 8 | (on ? NFT_MSG_NEWSETELEM : NFT_MSG_DELSETELEM);
 	uint32_t seq = ++g->nl.seq;
 	size_t at;
 	int err;
 
 	hak_nl_drain(&g->nl);
 	batch_edge(&w, NFNL_MSG_BATCH_BEGIN, seq);
-	at = hak_nlmsg_begin(&w, type, (uint16_t)(NLM_F_REQUEST | NLM_F_ACK | (open ? NLM_F_CREATE : 0)),
+	at = hak_nlmsg_begin(&w, type, (uint16_t)(NLM_F_REQUEST | NLM_F_ACK | (on ? NLM_F_CREATE : 0)),
 			     seq, NFPROTO_NETDEV, 0);
 	hak_nla_str(&w, NFTA_SET_ELEM_LIST_TABLE, g->table);
-	hak_nla_str(&w, NFTA_SET_ELEM_LIST_SET, "open");
+	hak_nla_str(&w, NFTA_SET_ELEM_LIST_SET, set);
 	/* Closing empties the set whatever is in it: DELSETELEM without elements
 	 * flushes, so that no element somebody added keeps the gate ajar. */
-	if (open)
+	if (on)
 		elements(&w, g);
 	hak_nlmsg_end(&w, at);
 	batch_edge(&w, NFNL_MSG_BATCH_END, seq);
@@ -127,6 +127,16 @@ enum hak_err hak_gate_flip(struct hak_gate *g, bool open)
 	err = answer(&g->nl, seq);
 	errno = err;
 	return err ? HAK_ESYS : HAK_OK;
+}
+
+enum hak_err hak_gate_flip(struct hak_gate *g, bool open)
+{
+	return flip(g, "open", open);
+}
+
+enum hak_err hak_gate_leave(struct hak_gate *g, bool leaving)
+{
+	return flip(g, "leaving", leaving);
 }
 
 int hak_gate_probe(struct hak_gate *g)

@@ -313,7 +313,9 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 {
 	struct hak_engine *e = io->e;
 	bool newest = seq + 1 == e->now.control_seen.top;
-	bool active = atomic_load(&e->role) == HAK_ACTIVE;
+	bool active = atomic_load(&e->role) == HAK_ACTIVE, beats = false;
+	uint32_t prepares = 0;
+	uint64_t prepare_seq = 0;
 
 	while (hak_rd_left(&r)) {
 		struct hak_range ranges[HAK_NACK_MAX];
@@ -337,6 +339,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			if (hak_get_heartbeat(rec.body, &beat))
 				return false;
 			on_heartbeat(io, link, seq, &beat, now);
+			beats = true;
 			break;
 		case HAK_REC_STATUS:
 			if (hak_get_status(rec.body, &status))
@@ -382,6 +385,17 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			if (atomic_load(&e->role) == HAK_PASSIVE)
 				on_verify(e, &verify);
 			break;
+		case HAK_REC_PREPARE:
+			prepares = rec.prepare.term;
+			prepare_seq = rec.prepare.seq;
+			break;
+		case HAK_REC_ARMED:
+			pthread_mutex_lock(&e->q_lock);
+			if (newest)
+				e->peer_armed = rec.term;
+			pthread_cond_broadcast(&e->turned);
+			pthread_mutex_unlock(&e->q_lock);
+			break;
 		case HAK_REC_TABLE:
 			if (hak_get_table(rec.body, &table))
 				return false;
@@ -407,11 +421,14 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			atomic_store(&e->peer_alive, false);
 			e->accused = true;	/* no peer.dead on top of it */
 			hak_emit(e, HAK_EV_PEER_BYE, 0, 0, 0, NULL);
+			hak_peer_prepares(e, 0, 0);
 			return true;
 		default:
 			hak_count(&e->stats, HAK_STAT_DROP_RECORD);
 		}
 	}
+	if (beats && newest)
+		hak_peer_prepares(e, prepares, prepare_seq);
 	return true;
 }
 

@@ -88,6 +88,7 @@ uint64_t hak_judge(struct hak_engine *e, uint64_t now)
 			e->accused = true;
 			hak_emit(e, HAK_EV_PEER_DEAD, now - heard, missing(e), 0, NULL);
 			hak_wake(e->wake_capture);	/* stop waiting for its window */
+			hak_peer_prepares(e, 0, 0);
 		}
 	} else if (heard && heard + limit < next) {
 		next = heard + limit;

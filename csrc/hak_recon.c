@@ -113,12 +113,6 @@ static void put_off(struct hak_apply *a)
 	hak_recon_off(a);
 }
 
-void hak_recon_later(struct hak_apply *a)
-{
-	put_off(a);
-	a->retry_ns = hak_now() + RETRY_NS;
-}
-
 static void publish(struct hak_apply *a, bool equal)
 {
 	struct hak_engine *e = a->e;
@@ -228,7 +222,7 @@ static void on_begin(struct hak_apply *a, const struct hak_round *r)
 	hak_apply_phase(a, HAK_PHASE_LISTING);
 	hak_count(&e->stats, HAK_STAT_RECON_ROUNDS);
 	if (!hak_pass_begin(a, HAK_PASS_DIGEST))
-		hak_recon_later(a);
+		put_off(a);
 }
 
 void hak_recon_touch(struct hak_apply *a, const struct hak_record *rec)
@@ -532,8 +526,6 @@ uint64_t hak_recon_step(struct hak_apply *a)
 		return UINT64_MAX;
 	}
 	if (a->phase == HAK_PHASE_OFF) {
-		if (now < a->retry_ns)
-			return a->retry_ns - now;
 		if (take_verify(e, &v))
 			hak_recon_start(a, &v);
 		else if (!period)

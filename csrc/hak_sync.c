@@ -121,7 +121,9 @@ static bool purge(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *
 	uint32_t larval = atomic_load(&a->e->larval_timeout);
 	struct hak_ctmsg now;
 
-	if (!stale(a, f->timeout, larval) || !in_copy(a, hak_digest_slot(&a->e->rx_digest, f)))
+	/* with the gate open, it may have been made by a packet here */
+	if (atomic_load(&a->e->armed) || !stale(a, f->timeout, larval) ||
+	    !in_copy(a, hak_digest_slot(&a->e->rx_digest, f)))
 		return false;
 	send_out(a, w);
 	/* The listing is a moment old; this thread alone writes, so a second look
@@ -329,7 +331,7 @@ void hak_copy_begin(struct hak_apply *a, bool scoped)
 			a->longest = larval;
 		surveyed(a);
 	} else if (!hak_pass_begin(a, HAK_PASS_SURVEY))
-		hak_recon_later(a);
+		hak_recon_off(a);
 }
 
 /* One that only looks needs no survey. */
@@ -389,8 +391,10 @@ void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries)
 	if (a->purging)
 		hak_digest_keep_marks(&a->e->rx_digest, a->purge);
 	if (!hak_pass_begin(a, a->purging ? HAK_PASS_PURGE_EXPECTS :
-				a->repair ? HAK_PASS_PURGE : HAK_PASS_COUNT))
-		hak_recon_later(a);
+				a->repair ? HAK_PASS_PURGE : HAK_PASS_COUNT)) {
+		hak_recon_off(a);
+		atomic_store(&a->e->sync_needed, true);
+	}
 }
 
 static void swept(struct hak_engine *e, uint64_t began, uint64_t done)
@@ -420,7 +424,7 @@ static void pass_complete(struct hak_apply *a)
 		hak_count_n(&e->stats, HAK_STAT_SYNC_REMOVED, done);
 		a->purging = false;
 		if (!hak_pass_begin(a, HAK_PASS_DIGEST_EXPECTS))
-			hak_recon_later(a);
+			hak_recon_off(a);
 		break;
 	case HAK_PASS_DIGEST_EXPECTS:
 		hak_recon_listed(a);
@@ -441,7 +445,7 @@ static void pass_complete(struct hak_apply *a)
 		}
 		hak_count_n(&e->stats, HAK_STAT_SYNC_REMOVED, done);
 		if (!hak_pass_begin(a, HAK_PASS_PURGE_EXPECTS))
-			hak_recon_later(a);
+			hak_recon_off(a);
 		a->pass_done = done;
 		break;
 	case HAK_PASS_PURGE_EXPECTS:

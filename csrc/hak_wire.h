@@ -98,6 +98,8 @@ enum hak_rec {			/* record types */
 	HAK_REC_RECON_MARK = 74,/* slots whose entries are wanted */
 	HAK_REC_VERIFY = 75,	/* active to passive: compare now */
 	HAK_REC_TABLE = 76,	/* passive to active: how equal the tables are */
+	HAK_REC_PREPARE = 77,	/* active to passive: HANDOVER comes soon; open your gate */
+	HAK_REC_ARMED = 78,	/* passive to active: u32 term of PREPARE: it is open */
 };
 
 /* Body of a flow record and of an expectation record:
@@ -194,6 +196,7 @@ struct hak_record {
 		struct hak_expect expect;
 		struct { uint32_t generation, round; uint64_t entries; } sync;
 		uint32_t term;
+		struct { uint32_t term; uint64_t seq; } prepare;
 		struct hak_rd body;	/* CONTROL and RECON records other than the
 					 * above: parsed by hak_control.c */
 	};

@@ -484,6 +484,14 @@ static enum hak_err get_term(struct hak_rd *b, struct hak_record *out, unsigned 
 	return b->bad ? HAK_EFORMAT : HAK_OK;
 }
 
+static enum hak_err get_prepare(struct hak_rd *b, struct hak_record *out, unsigned *skipped)
+{
+	(void)skipped;
+	out->prepare.term = hak_rd_u32(b);
+	out->prepare.seq = hak_rd_u64(b);
+	return b->bad || !out->prepare.term ? HAK_EFORMAT : HAK_OK;
+}
+
 static enum hak_err get_body(struct hak_rd *b, struct hak_record *out, unsigned *skipped)
 {
 	(void)skipped;
@@ -523,6 +531,8 @@ static const struct {
 	[HAK_REC_RECON_MARK] = { "RECON_MARK", get_body },
 	[HAK_REC_VERIFY] = { "VERIFY", get_body },
 	[HAK_REC_TABLE] = { "TABLE", get_body },
+	[HAK_REC_PREPARE] = { "PREPARE", get_prepare },
+	[HAK_REC_ARMED] = { "ARMED", get_term },
 };
 
 static bool known(uint8_t type)

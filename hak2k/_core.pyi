@@ -78,11 +78,16 @@ class Engine:
         """
     def passivate(self, term: int) -> dict[str, int]:
         """Close the gate, stop publishing, receive. {"gate_ns", "total_ns"}."""
-    def handover(self, term: int, timeout_ms: int) -> bool:
-        """Active only: gate closed, everything published, the peer told to take
-        over (it gets a HANDOVER event).  True once the peer acknowledged the last
-        record; then this engine is passive.  False: not acknowledged in time; this
-        engine is active again with its gate open."""
+    def arm(self, term: int) -> dict[str, int]:
+        """Passive, between handover.prepare and .off: open the gate and announce, and go on
+        applying.  {"gate_ns", "announce_ns", "total_ns"}.  `passivate` undoes it."""
+    def handover(self, term: int, timeout_ms: int, prepare_ms: int = 0) -> dict[str, int] | None:
+        """Active only: the peer told to prepare, and waited for as long as prepare_ms
+        while this node forwards on (0: not at all); then gate closed, everything
+        published, the peer told to take over (it gets a HANDOVER event).  Once the peer
+        acknowledged the last record this engine is passive; nanoseconds since the
+        beginning: {"armed_ns": 0 if it was not, "closed_ns", "applied_ns"}.  None: not
+        acknowledged in time; this engine is active with its gate open."""
     def gate_is_open(self) -> bool | None:
         """What the kernel says; None if the table or set is missing."""
     def guard(self, interface: str) -> None:
@@ -127,6 +132,8 @@ class Engine:
         peer.alive      first heartbeat after dead or at start
         peer.bye
         link.up/.down   {"link": index}
+        handover.prepare  {"term"}  the active peer is about to hand over: `arm`
+        handover.off    {"term"}  nothing comes of it: `passivate`
         handover        {"term"}  the active peer told us to take over; all its
                         records are applied
         sync.begin / sync.done {"entries", "removed", "ns"}   passive side

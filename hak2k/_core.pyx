@@ -41,6 +41,8 @@ _EVENT_FIELDS = {
     "peer.dead": ("silent_ns", "missing", None),
     "link.up": ("link", None, None),
     "link.down": ("link", None, None),
+    "handover.prepare": ("term", None, None),
+    "handover.off": ("term", None, None),
     "handover": ("term", None, None),
     "sync.done": ("entries", "removed", "ns"),
     "sync.sent": ("entries", None, "ns"),
@@ -272,18 +274,31 @@ cdef class Engine:
             _raise(r, err, "closing the gate")
         return {"gate_ns": t.gate_ns, "total_ns": t.total_ns}
 
-    def handover(self, uint32_t term, uint32_t timeout_ms):
+    def arm(self, uint32_t term):
         cdef c.hak_engine *e = self._get()
+        cdef c.hak_swap_times t
         cdef c.hak_err r
         cdef int err
         with nogil:
-            r = c.hak_engine_handover(e, term, timeout_ms)
+            r = c.hak_engine_arm(e, term, &t)
+            err = c_errno
+        if r != c.HAK_OK:
+            _raise(r, err, "opening the gate")
+        return {"gate_ns": t.gate_ns, "announce_ns": t.announce_ns, "total_ns": t.total_ns}
+
+    def handover(self, uint32_t term, uint32_t timeout_ms, uint32_t prepare_ms=0):
+        cdef c.hak_engine *e = self._get()
+        cdef c.hak_handover_times t
+        cdef c.hak_err r
+        cdef int err
+        with nogil:
+            r = c.hak_engine_handover(e, term, timeout_ms, prepare_ms, &t)
             err = c_errno
         if r == c.HAK_ESTATE:
-            return False
+            return None
         if r != c.HAK_OK:
             _raise(r, err, "moving the gate")
-        return True
+        return {"armed_ns": t.armed_ns, "closed_ns": t.closed_ns, "applied_ns": t.applied_ns}
 
     def gate_is_open(self):
         cdef c.hak_engine *e = self._get()

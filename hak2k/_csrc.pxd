@@ -211,6 +211,9 @@ cdef extern from "hak_engine.h" nogil:
         uint64_t announce_ns
         uint64_t total_ns
 
+    struct hak_handover_times:
+        uint64_t armed_ns, closed_ns, applied_ns
+
     struct hak_table:
         uint8_t equal
         uint32_t verified
@@ -231,7 +234,9 @@ cdef extern from "hak_engine.h" nogil:
     void hak_engine_bye(hak_engine *e)
     hak_err hak_engine_activate(hak_engine *e, uint32_t term, hak_swap_times *t)
     hak_err hak_engine_passivate(hak_engine *e, hak_swap_times *t)
-    hak_err hak_engine_handover(hak_engine *e, uint32_t term, uint32_t timeout_ms)
+    hak_err hak_engine_arm(hak_engine *e, uint32_t term, hak_swap_times *t)
+    hak_err hak_engine_handover(hak_engine *e, uint32_t term, uint32_t timeout_ms,
+                                uint32_t prepare_ms, hak_handover_times *t)
     int hak_engine_gate(hak_engine *e)
     void hak_engine_lease(hak_engine *e, hak_lease_info *out)
     unsigned hak_engine_announce(hak_engine *e)

@@ -158,17 +158,17 @@ async def _serve(
     config: Config, log: EventLog, snapshot: Snapshot, lease: Lease | None = None
 ) -> None:
     loop = asyncio.get_running_loop()
-    engine = Engine(config, lease=lease)
-    config.cluster.forget()
-    node = Node(config, engine, log, snapshot)
 
     def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")
         _debug(error if isinstance(error, BaseException) else None)
         what = f"{context.get('message')}: {error!r}" if error else context["message"]
-        node.news("daemon.error", str(what))  # accept() fails a hundred times in a row
+        log.emit("daemon.error", str(what))
 
     loop.set_exception_handler(unexpected)
+    engine = Engine(config, lease=lease)
+    config.cluster.forget()
+    node = Node(config, engine, log, snapshot)
 
     def seen(new: Snapshot) -> None:
         loop.call_soon_threadsafe(node.on_snapshot, new)

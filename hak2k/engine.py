@@ -55,7 +55,10 @@ class Core(Protocol):
     def bye(self) -> None: ...
     def activate(self, term: int) -> dict[str, int]: ...
     def passivate(self, term: int) -> dict[str, int]: ...
-    def handover(self, term: int, timeout_ms: int) -> bool: ...
+    def arm(self, term: int) -> dict[str, int]: ...
+    def handover(
+        self, term: int, timeout_ms: int, prepare_ms: int = 0
+    ) -> dict[str, int] | None: ...
     def gate_is_open(self) -> bool | None: ...
     def announce(self) -> int: ...
     def guard(self, interface: str) -> None: ...
@@ -93,6 +96,18 @@ class SwapTimes:
     """Applying what had been received."""
     announce_ns: int = 0
     """Gratuitous ARP and unsolicited NA."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverTimes:
+    """When, in nanoseconds after its beginning."""
+
+    armed_ns: int
+    """The peer's gate was open and announced; 0: it was not, before ours closed."""
+    closed_ns: int
+    """Ours was closed."""
+    applied_ns: int
+    """The peer's kernel had all records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,18 +409,30 @@ class Engine:
                 self._term = term
             return _times(core.passivate(self._term))
 
-    def handover(self, timeout_s: float = 2.0, term: int | None = None) -> bool:
+    def arm(self, term: int) -> SwapTimes:
+        """Upon handover.prepare, passive only: open the gate and announce, while the
+        active node forwards on; records are applied as before.  `promote` completes it,
+        `demote` takes it back."""
+        with self._call() as core:
+            return _times(core.arm(term))
+
+    def handover(
+        self, timeout_s: float = 2.0, term: int | None = None, prepare_s: float = 0.0
+    ) -> HandoverTimes | None:
         """Give the role to the peer.  Active only.
 
-        True: the peer has every record and was told to take over; this node is
-        passive.  False: not acknowledged within timeout_s; nothing changed.
+        prepare_s: wait as long for the peer to `arm`, forwarding on; 0: do not ask.
+        Returns when the peer has every record and was told to take over; this node is
+        passive.  None: not acknowledged within timeout_s; nothing changed.
         """
         with self._call() as core:
             chosen = self._next_term(core) if term is None else term
-            done = core.handover(chosen, max(1, round(timeout_s * 1000)))
-            if done:
-                self._term = chosen
-            return done
+            times = core.handover(chosen, max(1, round(timeout_s * 1000)), round(prepare_s * 1000))
+            if times is None:
+                return None
+            self._term = chosen
+            found: HandoverTimes = _pick(HandoverTimes, times)
+            return found
 
     def _next_term(self, core: Core) -> int:
         peer = core.peer()

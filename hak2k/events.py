@@ -174,6 +174,13 @@ CATALOG: Final[dict[str, Entry]] = {
         "warning", "both nodes were active; one is now", "find out why they lost sight"
     ),
     "handover.start": Entry("info", "the role is being given to the peer", ""),
+    "handover.armed": Entry("info", "the gate is open, and the peer is about to hand over", ""),
+    "handover.unarmed": Entry(
+        "warning", "the gate was not opened before the peer's is closed", "see the text"
+    ),
+    "handover.disarmed": Entry(
+        "warning", "the peer did not hand over; the gate is closed again", "look at its events"
+    ),
     "handover.done": Entry("info", "the peer has all records and the role", ""),
     "handover.failed": Entry(
         "warning", "the peer did not acknowledge; nothing changed", "look at the links"

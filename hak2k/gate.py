@@ -5,6 +5,9 @@ Two tables, both named hak2k:
 netdev hak2k    the gate.  Ingress and egress of the data interfaces drop all,
                 except frames of devices whose type is in the set `open`.  Empty
                 set: closed.  The core flips it with one set element (30-50 us).
+                While the set `leaving` is not empty, what leaves an Ethernet device
+                bears LEAVING_MAC: the peer has told the switches that the common
+                address is behind it, and frames that are late must not unteach them.
                 The element is a device type, not `meta nfproto`, which the kernel
                 refuses in family netdev, nor a group, which belongs to the user.
 inet hak2k      what must hold on both nodes, open or not:
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from hak2k.settings import Config
 
 TABLE: Final = "hak2k"
+LEAVING_MAC: Final = 0x0268616B326B  # 02:68:61:6b:32:6b, locally administered
 INGRESS_PRIORITY: Final = -500
 EGRESS_PRIORITY: Final = 500
 _NAME = re.compile(r"[A-Za-z0-9._@:+-]{1,15}")
@@ -118,7 +122,13 @@ def ruleset(spec: GateSpec, open_types: Iterable[int] = ()) -> str:
         "  type iface_type",
         *([f"  elements = {{ {elements} }}"] if elements else []),
         " }",
+        " set leaving {",
+        "  type iface_type",
+        " }",
     ]
+    # By its place: by its name nft would also ask for the type of the input device,
+    # and a frame that leaves has none.
+    leaving = (f"  meta oiftype 1 meta oiftype @leaving @ll,48,48 set {LEAVING_MAC:#014x}",)
     for hook, direction, priority in (
         ("ingress", "iiftype", INGRESS_PRIORITY),
         ("egress", "oiftype", EGRESS_PRIORITY),
@@ -126,6 +136,7 @@ def ruleset(spec: GateSpec, open_types: Iterable[int] = ()) -> str:
         lines += [
             f" chain {hook} {{",
             f"  type filter hook {hook} devices = {data} priority {priority}; policy drop;",
+            *(leaving if hook == "egress" else ()),
             f"  meta {direction} @open accept",
             " }",
         ]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from hak2k import gate, model
+from hak2k.arming import HANDOVER_TIMEOUT_S, Arming
 from hak2k.config import load_config
 from hak2k.election import Row, deadline, refusal, settled, status, step
 from hak2k.engine import Engine, EngineEvent, PeerInfo, SwapTimes, TableInfo
@@ -44,7 +46,6 @@ from hak2k.recorder import Recorder
 from hak2k.settings import Config, changed, reloadable
 from hak2k.swap import announce_delays
 
-HANDOVER_TIMEOUT_S: Final = 2.0
 READY_WAIT_S: Final = 2.0  # a command waits that long for what it needs
 GATE_PROBE_S: Final = 0.25  # one netlink question
 GATE_CHECK_S: Final = 5.0  # a listing through libnftables
@@ -134,6 +135,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent_ns = self._missing = 0  # of the last peer.dead
         self._gone = False  # said goodbye, and not heard since
+        self.arming = Arming(self)
         self.looks = Looks(self)
         self.lost = Lost(self, ask)
         self.ports = Ports(self)
@@ -293,6 +295,7 @@ class Node:
             fields["address_us"] = arrived_us
         if reason.startswith("peer dead"):
             fields["detect_ms"] = round(self._silent_ns / 1e6, 1)
+        self.arming.done()
         self.log.emit("role.active", reason, **fields)
         self.announce_all(first_done=True)
         self.attempt("sweep", self.engine.sweep)
@@ -311,6 +314,7 @@ class Node:
         return self.engine.promote(term)
 
     def _demote(self, term: int, reason: str) -> None:
+        self.arming.done()
         for timer in self._announcing:
             timer.cancel()
         try:
@@ -331,19 +335,27 @@ class Node:
         fd = self.engine.fileno()
         loop.remove_reader(fd)
         try:
-            ok = await loop.run_in_executor(None, self.engine.handover, HANDOVER_TIMEOUT_S, term)
+            wait = self.arming.prepare_s
+            give = functools.partial(self.engine.handover, HANDOVER_TIMEOUT_S, term, wait)
+            times = await loop.run_in_executor(None, give)
         except HakError as e:
             self.news("daemon.error", f"hand-over: {e}")
-            ok = False
+            times = None
         finally:
             self.busy = False
             loop.add_reader(fd, self.drain_engine)
-        if ok:
-            took = round((self.clock() - started) * 1000, 1)
-            text = "the peer has the role"
-            self.log.emit("handover.done", text, total_ms=took, term=term)
+        if times is not None:
+            fields = {
+                "armed_ms": round(times.armed_ns / 1e6, 1),
+                "closed_ms": round(times.closed_ns / 1e6, 1),
+                "applied_ms": round(times.applied_ns / 1e6, 1),
+                "total_ms": round((self.clock() - started) * 1000, 1),
+            }
+            if not times.armed_ns:
+                del fields["armed_ms"]
+            self.log.emit("handover.done", "the peer has the role", **fields, term=term)
         # Ahead of what waited: those events were made under the old role.
-        self._queue.appendleft(model.HandoverDone(ok))
+        self._queue.appendleft(model.HandoverDone(times is not None))
         self.feed(model.Tick())
         self.drain_engine()
 
@@ -455,6 +467,10 @@ class Node:
                 name = self._link_name(int(data.get("link", 0)))
                 word = "works" if event.type == "link.up" else "is silent"
                 self.log.emit(event.type, f"link {name} {word}", name=name)
+            case "handover.prepare":
+                self.arming.arm(int(data["term"]))
+            case "handover.off":
+                self.arming.disarm()
             case "handover":
                 self.feed(model.HandoverReceived(int(data["term"])))
             case "sync.begin":
@@ -579,7 +595,7 @@ class Node:
         except HakError as e:
             self.news("gate.failed", str(e))
             return
-        active = self.state.role is Role.ACTIVE
+        active = self.state.role is Role.ACTIVE or self.arming.armed
         if is_open is None:
             self._rebuild_gate("its table was gone")
         elif is_open is not active and self.state.role is not Role.STOPPED:

@@ -70,6 +70,9 @@ def explain(change: Change, number: int, serial: str) -> dict[str, Any]:
 def _took(event: dict[str, Any]) -> str:
     words = {
         "detect_ms": "silent for {} ms",
+        "armed_ms": "the peer's gate open after {} ms",
+        "closed_ms": "this one closed after {} ms",
+        "applied_ms": "the peer's kernel had all after {} ms",
         "gate_us": "gate open after {} us",
         "total_us": "{} us in all",
         "total_ms": "{} ms in all",

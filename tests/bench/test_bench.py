@@ -73,5 +73,6 @@ def test_every_packet_of_a_swap_is_accounted() -> None:
     assert len(data["swaps"]) == 2
     assert len(kinds) == 14
     assert all(row["sent"] - row["lost"] > 100 for row in kinds.values()), kinds
-    assert not any(row["twice"] for row in kinds.values()), kinds
+    assert all("armed_ms" in swap for swap in data["swaps"]), data["swaps"]
+    assert not any(row["lost"] or row["twice"] or row["repeated"] for row in kinds.values()), kinds
     assert all(one["asked"] > one["lost"] for one in data["fresh"].values())

@@ -404,7 +404,9 @@ int main(void)
 	drain_events(b);
 
 	enter(0);				/* planned swap */
-	CHECK(hak_engine_handover(a, 2, 5000) == HAK_OK);
+	struct hak_handover_times took;
+
+	CHECK(hak_engine_handover(a, 2, 5000, 0, &took) == HAK_OK);
 	EQUAL(hak_engine_gate(a), 0);
 	status(a, 1, 1);
 	role(b, 1, true, 2);

@@ -121,6 +121,15 @@ class GateWatch:
         assert self.samples > 0
         assert not self.both, f"both gates were open: {self.both[:5]}\n{self.history}"
 
+    def handed_over(self) -> None:
+        """Both gates were open only while one node handed over to the other."""
+        assert self.samples > 0
+        states = [change[1:] for change in self.history]
+        for before, now, after in zip(states, states[1:], states[2:], strict=False):
+            if now == ("open", "open"):
+                assert after == before[::-1], self.history
+        assert states[-1] != ("open", "open"), self.history
+
 
 class Duo:
     """A lab with two daemons of equal priority.

@@ -148,7 +148,7 @@ def test_active_loses_a_data_interface(duo: Duo) -> None:
         assert (quality["before"], quality["quality"]) == (100, 50)
         until(lambda: duo.ask(active, "info")["local"]["quality"] == 100, 5, "quality is back")
         assert one_active_and_equal(duo) is passive
-        watch.never_both()
+        watch.handed_over()
     assert "handover.done" in duo.ids(active, before[active.name])
 
 

@@ -145,7 +145,7 @@ def test_preferred_node_joins_later_and_takes_over(duo: Duo) -> None:
         lab.start(lab.fw1)
         duo.wait_mode(lab.fw1, "active")
         duo.ready()
-        watch.never_both()
+        watch.handed_over()
     ids = [i for i in duo.ids(lab.fw1) if i.startswith(("role.", "sync."))]
     assert ids[:4] == ["role.passive", "sync.start", "sync.done", "role.active"]
     reason = duo.wait_event(lab.fw2, "handover.start")["reason"]

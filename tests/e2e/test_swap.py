@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
+from hak2k.errors import HakError
 from hak2k.lab import Node, until
-from tests.e2e.duo import Duo, GateWatch
+from tests.e2e.duo import Duo, GateWatch, frozen
 
 
 def command(duo: Duo, fw: Node, program: str, *arguments: str) -> tuple[int, str, str]:
@@ -43,8 +46,24 @@ def test_ten_swaps_by_command(duo: Duo) -> None:
             assert duo.active is passive
             duo.ready()
             duo.equal()
-        watch.never_both()
+        watch.handed_over()
     duo.unharmed(*duo.lab.fw, gap_ms=3000)
+
+
+def test_a_peer_that_hangs_gets_nothing(duo: Duo) -> None:
+    """Called off, before the gate was ever closed."""
+    active, passive = duo.active, duo.passive
+    before = duo.position(active)
+    with GateWatch(duo.lab) as watch:
+        with frozen(duo, passive):
+            with pytest.raises(HakError):
+                duo.ask(active, "passive", timeout=1.0)
+            duo.wait_event(active, "handover.failed", before)
+            duo.ask(active, "reset")
+        duo.ready()
+        column = 1 + duo.lab.fw.index(active)
+        assert {change[column] for change in watch.history} == {"open"}
+    duo.unharmed(active)
 
 
 def test_forced_state_is_shown_to_both(duo: Duo) -> None:
@@ -116,7 +135,7 @@ def test_sigterm_of_the_active_hands_over_first(duo: Duo) -> None:
         until(lambda: process.poll() is not None, 10, "its end")
         assert duo.lab.stop(active) == 0
         watch.more(20)
-        watch.never_both()
+        watch.handed_over()
         # From the signal until the other gate is open, as the kernels see it.
         column = 1 + duo.lab.fw.index(passive)
         swapped = next(change[0] for change in watch.history if change[column] == "open")

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
-import socket
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import pytest
 
 from hak2k.lab import Node, until
 from tests.e2e.duo import Duo
@@ -73,29 +68,6 @@ def test_a_flush_of_the_passive_node(duo: Duo) -> None:
     seen = [e["missing"] for e in duo.events(duo.passive) if e["id"] == "recon.repaired"]
     assert max(found, *seen, 0) > 10
     duo.equal()
-
-
-def test_a_kernel_that_cannot_be_listed_for_a_while(duo: Duo) -> None:
-    """No descriptor is free on the passive node: it asks again, and answers then."""
-    active, passive = duo.active, duo.passive
-    process = duo.lab.daemons[passive].process
-    assert process is not None
-    pid = process.pid
-    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    with ThreadPoolExecutor(1) as pool:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
-        try:
-            asked = pool.submit(verify, duo, active)
-            with socket.socket(socket.AF_UNIX) as s:
-                s.connect(str(duo.lab.daemons[passive].control_socket))
-                with pytest.raises(TimeoutError):
-                    asked.result(1)
-        finally:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-        assert asked.result(30)["equal"] is True
-    duo.equal()
-    # Whoever asked it meanwhile waits, and the log is not flooded.
-    assert duo.ids(passive).count("daemon.error") < 5
 
 
 def test_nobody_to_compare_with(duo: Duo) -> None:

@@ -84,6 +84,8 @@ BODIES = {
     "RECON_MARK": recon_mark(7, 0, {0: 1}),
     "VERIFY": verify(1),
     "TABLE": table(1),
+    "PREPARE": record(k2k.PREPARE, struct.pack(">IQ", 1, 1)),
+    "ARMED": record(k2k.ARMED, struct.pack(">I", 1)),
 }
 # More of it is more to say.  TABLE without its end is an older node's.
 LISTS = ("NACK", "RECON_ASK", "RECON_MARK", "TABLE")

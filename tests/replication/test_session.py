@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from hak2k._core import CoreError
 from hak2k.lab import Entry, Faults, Lab, until
 from tests.pair import Pair, pair
 from tests.replication.tables import equal, table_faults
@@ -137,6 +142,51 @@ def test_handover_loses_nothing(two: Pair) -> None:
         active.passivate()
         passive.activate()
         two.synced(active)
+
+
+def test_both_gates_are_open_for_a_moment(two: Pair) -> None:
+    """Prepared; what is made until the end is told; nothing is lost by then."""
+    a, b = two.a, two.b
+    with ThreadPoolExecutor(1) as pool:
+        given = pool.submit(a.node.call, a.engine.handover, 9, 5000, 5000)
+        [prepare] = until(lambda: b.seen("handover.prepare"), 2)
+        assert prepare["term"] == 9
+        assert a.engine.gate_is_open() is True
+        assert b.engine.gate_is_open() is False
+        b.node.call(b.engine.arm, 9)
+        assert b.engine.gate_is_open() is True
+        times = given.result(5)
+    assert times is not None
+    assert 0 < times["armed_ns"] < times["closed_ns"] < times["applied_ns"]
+    assert a.engine.gate_is_open() is False
+    assert until(lambda: b.seen("handover"), 1)
+
+
+def test_armed_in_vain(two: Pair) -> None:
+    """Whatever the peer said once: it is what it says now that counts."""
+    a, b = two.a, two.b
+    with pytest.raises(CoreError):
+        b.node.call(b.engine.arm, 9)
+    with ThreadPoolExecutor(1) as pool:
+        given = pool.submit(a.node.call, a.engine.handover, 9, 5000, 5000)
+        until(lambda: b.seen("handover.prepare"), 2)
+        assert not b.seen("handover.off")
+        b.node.call(b.engine.arm, 9)
+        assert given.result(5) is not None
+    [off] = until(lambda: b.seen("handover.off"), 2)
+    assert off["term"] == 9
+    with pytest.raises(CoreError):
+        b.node.call(b.engine.arm, 9)
+    b.node.call(b.engine.passivate, 1)
+    assert b.engine.gate_is_open() is False
+
+
+def test_handover_to_one_that_does_not_prepare(two: Pair) -> None:
+    """An older version: the gate is closed first, as ever."""
+    times = two.a.node.call(two.a.engine.handover, 9, 5000, 50)
+    assert times is not None
+    assert times["armed_ns"] == 0
+    assert times["closed_ns"] >= 50_000_000
 
 
 def test_handover_without_a_peer_is_called_off(two: Pair) -> None:

@@ -116,11 +116,17 @@ class FakeCore:
         self.gate = False
         return {"gate_ns": 30_000, "total_ns": 31_000}
 
-    def handover(self, term: int, timeout_ms: int) -> bool:
+    def arm(self, term: int) -> dict[str, int]:
+        self._note("arm", term)
+        self.gate = True
+        return {"gate_ns": 40_000, "announce_ns": 2, "total_ns": 90_000}
+
+    def handover(self, term: int, timeout_ms: int, prepare_ms: int = 0) -> dict[str, int] | None:
         self._note("handover", (term, timeout_ms))
-        if self.handover_ok:
-            self.gate = False
-        return self.handover_ok
+        if not self.handover_ok:
+            return None
+        self.gate = False
+        return {"armed_ns": 1_000_000, "closed_ns": 2_000_000, "applied_ns": 3_000_000}
 
     def gate_is_open(self) -> bool | None:
         return self.gate

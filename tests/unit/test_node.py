@@ -208,6 +208,52 @@ def test_force_there_and_back(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
+async def _armed(rig: Rig) -> None:
+    """Passive, and the active node is about to hand over."""
+    await rig.active()
+    handlers = rig.service.handlers()
+    rig.core.say("handover.prepare", term=7)  # nothing to an active node
+
+    async def peer_takes() -> None:
+        await rig.logged("handover.done")
+        rig.core.meet(mode=2, state=3, term=2)
+
+    helper = asyncio.ensure_future(peer_takes())
+    await handlers["passive"]({})
+    await helper
+    rig.core.say("handover.prepare", term=7)  # not ready
+    await handlers["reset"]({})
+    rig.core.say("sync.done")
+    rig.core.say("handover.prepare", term=3)
+    await rig.logged("handover.armed")
+    assert [value for name, value in rig.core.calls if name == "arm"] == [3]
+
+
+def test_gate_is_open_before_the_hand_over(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await _armed(rig)
+        rig.node._probe_gate()
+        assert rig.core.gate is True
+        assert rig.node.gate_rebuilt == 0
+        assert (await rig.service.handlers()["mode"]({}))["mode"] == "passive"
+        rig.core.say("handover", term=3)
+        assert await rig.node.until(lambda: rig.node.state.role is Role.ACTIVE, 3)
+        assert not rig.node.arming.armed
+
+    run(tmp_path, check)
+
+
+def test_gate_is_closed_if_no_hand_over_comes(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await _armed(rig)
+        rig.core.say("handover.off", term=3)
+        await rig.logged("handover.disarmed")
+        assert rig.core.gate is False
+        assert not rig.node.state.synced
+
+    run(tmp_path, check)
+
+
 def test_force_in_vain(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         await rig.active()
@@ -241,9 +287,8 @@ def test_events_wait_while_a_handover_runs(tmp_path: Path) -> None:
 
         release = threading.Event()
 
-        def slow(term: int, timeout_ms: int) -> bool:
+        def slow(term: int, timeout_ms: int, prepare_ms: int) -> None:
             assert release.wait(5)
-            return False
 
         rig.core.handover = slow  # type: ignore[method-assign]
         command = asyncio.ensure_future(rig.node.force(Forced.PASSIVE, alone=False, timeout_s=1))
