@@ -4,6 +4,8 @@
         print(client.call("info")["local"]["mode"])
 
     client = AsyncClient()
+    if (await client.info())["local"]["quality"] < 100:
+        ...
     async for event in client.follow():
         ...
 
@@ -18,9 +20,12 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from hak2k.errors import InternalError, RefusedError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from hak2k.answers import Event, Info, Mode, Verdict
 
 DEFAULT_SOCKET: Final = "/run/hak2k/control.sock"
 MAX_ANSWER: Final = 64 * 1024 * 1024
@@ -133,15 +138,106 @@ class Client:
 
 
 class AsyncClient:
-    """The same for asyncio.  Each call has a connection of its own, so calls may
-    overlap."""
+    """The same for asyncio, with a method for each command.
+
+    path: the control socket; None: `default_socket()`.
+    timeout_s: how long one answer may take, on top of what the command itself may wait
+        for; None: for ever.
+
+    Each call has a connection of its own, so calls may overlap, and a daemon that was
+    started anew in between does not matter.  A call that is cancelled hangs up; what
+    the daemon has begun by then, it completes.
+
+    Raises, all of them: UnreachableError if no daemon answers in time, RefusedError
+    with the daemon's reason, UsageError for an argument it does not take.
+    """
 
     def __init__(self, path: str | None = None, timeout_s: float | None = 60.0) -> None:
         self.path = default_socket() if path is None else path
         self.timeout_s = timeout_s
 
+    async def info(self) -> Info:
+        """Both nodes, links, stream, table, health, gate: `hainfo --json`."""
+        return cast("Info", await self.call("info"))
+
+    async def mode(self) -> Mode:
+        """This node's."""
+        return cast("Mode", (await self.call("mode"))["mode"])
+
+    async def active(self, *, force: bool = False, timeout_s: float = 10.0) -> Mode:
+        """Force this node active; returns its mode when the swap is complete.
+
+        force: even if its table is not complete, which loses connections.
+        """
+        return await self._swap("active", force, timeout_s)
+
+    async def passive(self, *, force: bool = False, timeout_s: float = 10.0) -> Mode:
+        """Force this node passive: the peer takes over first, without loss.
+
+        force: even if nobody can take over.
+        """
+        return await self._swap("passive", force, timeout_s)
+
+    async def reset(self, *, timeout_s: float = 10.0) -> Mode:
+        """Lift what `active` or `passive` forced; roles may change by it."""
+        return await self._swap("reset", False, timeout_s)
+
+    async def _swap(self, command: str, force: bool, timeout_s: float) -> Mode:
+        args = {"force": force, "timeout": timeout_s}
+        return cast("Mode", (await self._talk(command, args, timeout_s))["mode"])
+
+    async def wait(
+        self, mode: Mode | None = None, *, ready: bool = False, timeout_s: float = 60.0
+    ) -> Mode:
+        """Return when this node is in that mode; ready: and it forwards, or may take
+        over.  RefusedError: not so after timeout_s."""
+        args = {"mode": mode, "ready": ready, "timeout": timeout_s}
+        return cast("Mode", (await self._talk("wait", args, timeout_s))["mode"])
+
+    async def verify(self, *, repair: bool = True, timeout_s: float = 60.0) -> Verdict:
+        """Compare both kernels' tables as of a point of the stream; on either node.
+
+        repair: send what differs to the passive one.
+        """
+        args = {"no_repair": not repair, "timeout": timeout_s}
+        return cast("Verdict", await self._talk("verify", args, timeout_s))
+
+    async def freeze(self, seconds: float | None = None) -> float:
+        """Preferences decide nothing for a while; the death of a node still does.
+
+        seconds: None: as configured.  Returns how many it is.
+        """
+        return float((await self.call("freeze", **{"for": seconds}))["seconds"])
+
+    async def resume(self) -> bool:
+        """Whether it was frozen."""
+        return bool((await self.call("resume"))["was_frozen"])
+
+    def frozen(self, seconds: float | None = None) -> Frozen:
+        """`async with client.frozen():` freeze, and resume whatever happens inside."""
+        return Frozen(self, seconds)
+
+    async def stats(self) -> dict[str, int]:
+        """All counters, by name: docs/operations.md, chapter 11."""
+        return cast("dict[str, int]", await self.call("stats"))
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again; the names of the keys that changed."""
+        return cast("list[str]", (await self.call("reload"))["changed"])
+
+    async def why(self, number: int = 1) -> dict[str, Any]:
+        """The number-th last change of role, explained: `hawhy --json`."""
+        return cast("dict[str, Any]", await self.call("why", number=number))
+
+    async def events(self) -> list[Event]:
+        """The log so far, the newest last; what is kept is bounded."""
+        return cast("list[Event]", await self.call("events"))
+
     async def call(self, command: str, /, **args: Any) -> Any:
-        """One command; its result.  Raises RefusedError, UnreachableError."""
+        """One command by name; its result."""
+        return await self._talk(command, args, 0.0)
+
+    async def _talk(self, command: str, args: dict[str, Any], patience_s: float) -> Any:
         import asyncio
 
         async def talk() -> bytes:
@@ -153,8 +249,9 @@ class AsyncClient:
             finally:
                 writer.close()
 
+        limit = None if self.timeout_s is None else self.timeout_s + patience_s
         try:
-            line = await asyncio.wait_for(talk(), self.timeout_s)
+            line = await asyncio.wait_for(talk(), limit)
         except OSError as e:  # TimeoutError is one
             raise _unreachable(self.path, e) from e
         return _answer(line, self.path).get("result")
@@ -173,3 +270,17 @@ class AsyncClient:
                 yield _answer(line, self.path).get("event")
         finally:
             writer.close()
+
+
+class Frozen:
+    """Of `AsyncClient.frozen`."""
+
+    def __init__(self, client: AsyncClient, seconds: float | None) -> None:
+        self._client, self._seconds = client, seconds
+
+    async def __aenter__(self) -> float:
+        """For how many seconds, at most."""
+        return await self._client.freeze(self._seconds)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.resume()
