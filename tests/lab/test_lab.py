@@ -418,17 +418,34 @@ def test_configuration_file(lab: Lab) -> None:
 # -- leaving nothing behind ---------------------------------------------------------------
 
 
+def other_worker(pid: str) -> bool:
+    """Part of a pytest worker that runs beside this one: new namespaces of its labs may
+    get the numbers that ours had."""
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").encode()
+    said = [entry for entry in environ if entry.startswith(b"PYTEST_XDIST_WORKER=")]
+    sibling = parent == os.getppid() and int(pid) != os.getpid()
+    return sibling or (bool(said) and said != [b"PYTEST_XDIST_WORKER=" + worker])
+
+
 def namespaces(pid: int | None = None) -> set[str]:
     """Every network namespace that a process, or any, is in or holds open."""
     found = set()
-    whose = "[0-9]*" if pid is None else str(pid)
-    for link in [*Path("/proc").glob(f"{whose}/ns/net"), *Path("/proc").glob(f"{whose}/fd/*")]:
-        try:
-            target = os.readlink(link)
-        except OSError:
+    pids = [p.name for p in Path("/proc").glob("[0-9]*")] if pid is None else [str(pid)]
+    for one in pids:
+        if pid is None and other_worker(one):
             continue
-        if target.startswith("net:"):
-            found.add(target)
+        for link in [Path(f"/proc/{one}/ns/net"), *Path(f"/proc/{one}/fd").glob("*")]:
+            try:
+                target = os.readlink(link)
+            except OSError:
+                continue
+            if target.startswith("net:"):
+                found.add(target)
     return found
 
 
@@ -478,7 +495,6 @@ def test_nothing_is_left_when_a_lab_is_killed() -> None:
     assert victim.stdout is not None
     with victim.stdout:
         directory, *pids = victim.stdout.readline().split()
-        # Of others there are many: tests of other labs run beside this one.
         made = namespaces(victim.pid) - namespaces(os.getpid())
         assert made
         victim.send_signal(signal.SIGKILL)
