@@ -743,7 +743,7 @@ void *hak_apply_main(void *engine)
 {
 	struct hak_engine *e = engine;
 	static const uint64_t longest = 1000u * (uint64_t)HAK_MS;
-	struct hak_apply a;		/* 310 KB, mostly buffers */
+	struct hak_apply a;		/* 440 KB, mostly buffers */
 	struct pollfd p = { .fd = e->wake_apply, .events = POLLIN };
 
 	memset(&a, 0, sizeof a);

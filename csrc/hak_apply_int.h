@@ -82,7 +82,8 @@ struct hak_apply {
 	unsigned shift;			/* level whose nodes' children are asked for */
 	uint32_t node_at, node_last;	/* on that level: next to look at, last asked for */
 	uint32_t marks_at, group_at;	/* chunks acknowledged, next group */
-	unsigned repairs;
+	unsigned vain;			/* times that repaired slots were unequal again */
+	uint64_t repaired[HAK_DIGEST_MAP];	/* slots, under the present keys */
 	uint64_t began_ns, scrub_ns, retry_ns;
 	struct hak_table found;
 	uint64_t matched;		/* looked at: in both tables */

@@ -251,6 +251,17 @@ void hak_digest_keep_marks(const struct hak_digest *d, uint64_t *map)
 		map[i] = d->marked[i];
 }
 
+bool hak_digest_join_marks(const struct hak_digest *d, uint64_t *map)
+{
+	bool had = false;
+
+	for (uint32_t i = 0; i < words(d); i++) {
+		had |= (map[i] & d->marked[i]) != 0;
+		map[i] |= d->marked[i];
+	}
+	return had;
+}
+
 uint64_t hak_digest_dirty(const struct hak_digest *d)
 {
 	uint64_t n = 0;

@@ -89,6 +89,8 @@ static inline uint32_t hak_digest_nodes(const struct hak_digest *d, unsigned shi
 uint64_t hak_digest_marks(const struct hak_digest *d);
 /* The next round forgets which slots were marked: into a map of HAK_DIGEST_MAP words. */
 void hak_digest_keep_marks(const struct hak_digest *d, uint64_t *map);
+/* The same, added to what the map has.  True: it had some of them before. */
+bool hak_digest_join_marks(const struct hak_digest *d, uint64_t *map);
 /* Mark what is still dirty.  How many are. */
 uint64_t hak_digest_dirty(const struct hak_digest *d);
 void hak_digest_mark_dirty(struct hak_digest *d);

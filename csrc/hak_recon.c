@@ -23,7 +23,7 @@
  * stream said later.  A step that stays unanswered for too long starts all over.
  *
  * Not handled: entries that this kernel cannot hold as the peer's does (a helper it
- * lacks): after REPAIRS_MAX attempts they are reported, and tried again later.
+ * lacks): after VAIN_MAX attempts they are reported, and tried again later.
  */
 #include "hak_apply_int.h"
 
@@ -31,7 +31,7 @@
 
 enum {
 	STEPS_MAX = 4,			/* rounds for dirty slots before they are copied */
-	REPAIRS_MAX = 4,
+	VAIN_MAX = 4,			/* repairs that do not help */
 };
 
 #define STALE_NS (3000 * (uint64_t)HAK_MS)
@@ -64,6 +64,7 @@ static void begin_anew(struct hak_apply *a)
 		a->round = HAK_ROUND_STEPS;
 	a->residue = false;
 	a->purging = false;
+	memset(a->repaired, 0, sizeof a->repaired);
 	want_round(a);
 }
 
@@ -73,7 +74,7 @@ void hak_recon_start(struct hak_apply *a, const struct hak_verify *v)
 	a->repair = !v || v->repair || a->joining;
 	a->verify_id = v ? v->id : 0;
 	a->told = false;
-	a->repairs = 0;
+	a->vain = 0;
 	a->began_ns = hak_now();
 	a->found = (struct hak_table){ 0 };
 	a->matched = 0;
@@ -354,7 +355,9 @@ static void verdict(struct hak_apply *a)
 		next_round(a);
 		return;
 	}
-	if (marks && a->repairs++ == REPAIRS_MAX) {
+	/* Under load each round finds what was dirty in the one before it, so only what
+	 * was repaired already and differs again is a sign that repairs do not help. */
+	if (marks && hak_digest_join_marks(d, a->repaired) && a->vain++ == VAIN_MAX) {
 		stuck(a);
 		return;
 	}

@@ -87,7 +87,7 @@ def test_under_traffic_nothing_differs(lab: Lab) -> None:
         traffic.wait_established()
         for _ in range(10):
             found = verify(two.a)
-            assert found["equal"] is True
+            assert found["equal"] is True, two.report()
             assert counts(found) == (0, 0, 0, 0), two.report()
         assert traffic.lost() == {}
 
@@ -114,7 +114,7 @@ def test_repairs_under_churn_neither_kill_nor_resurrect(two: Pair) -> None:
             two.lab.fw2.ct.delete(*quiet[turn * 50 : turn * 50 + 50])
             two.lab.fw2.ct.create(*extra[turn * 50 : turn * 50 + 50])
             found = verify(two.b)
-            assert found["equal"] is True
+            assert found["equal"] is True, two.report()
             assert found["missing"] >= 50, found
             assert found["extra"] >= 50, found
     finally:
