@@ -203,6 +203,59 @@ def test_answers_in_any_order_but_the_right_one(bench: Bench) -> None:
     assert not bench.side.engine.stream()["synced"]
 
 
+def differing_rounds(bench: Bench, slot_of: Callable[[int], int | None]) -> None:
+    """Play the active node with an empty table of which, in the n-th round of the
+    comparison, one slot differs; until a round in which none does, or a verdict."""
+    asker, peer = Asker(bench), bench.peer
+    body = asker.asks(RECON_WANT)
+    first = struct.unpack(">IIB", body)[0]
+    number, slot = first, slot_of(0)
+
+    def sums(shift: int, node: int, n: int) -> bytes:
+        """Of that many nodes: 1 for the one that has the slot."""
+        at = [slot is not None and slot >> shift == node + i for i in range(n)]
+        return recon_sums(number, shift, node, [int(x) for x in at])
+
+    peer.data(recon(RECON_BEGIN, number, 0, 12), recon(RECON_LISTED, number, 0))
+    while slot is not None or number == first:
+        for kind, body in records(peer.wait_payload(k2k.CONTROL)[1]):
+            asked = int.from_bytes(body[:4], "big")
+            if kind == RECON_CLOSE_WANT:
+                peer.data(recon(RECON_CLOSE, number), sums(12, 0, 1))
+            elif kind == RECON_ASK:
+                shift = body[4]
+                nodes = struct.unpack(f">{len(body) // 4 - 1}I", body[5:])
+                peer.data(*[sums(shift - 4, node << 4, 16) for node in nodes])
+            elif kind == RECON_MARK:
+                chunk = struct.unpack(">I", body[4:8])[0]
+                peer.data(recon(RECON_MARKED, number, chunk + 1))
+            elif kind == SYNC_WANT:
+                peer.data(sync(SYNC_BEGIN, asked), sync(SYNC_END, asked))
+            elif kind == RECON_WANT and asked != number:
+                if asked != number + 1:
+                    return  # it begins anew
+                number, slot = asked, slot_of(asked - first)
+                peer.data(recon(RECON_BEGIN, number, 0, 12), recon(RECON_LISTED, number, 0))
+        if bench.side.saw("recon.stuck"):
+            return
+    body = asker.asks(RECON_CLOSE_WANT)
+    peer.data(recon(RECON_CLOSE, number), sums(12, 0, 1))
+
+
+def test_each_repair_that_helps_is_followed_by_another(bench: Bench) -> None:
+    """Under load a round finds what was dirty in the one before it.  However many
+    repairs that takes, each of them helped."""
+    differing_rounds(bench, lambda n: 100 * n if n < 8 else None)
+    until(lambda: bench.side.engine.stream()["synced"], 3, "equal tables")
+    assert not bench.side.saw("recon.stuck")
+
+
+def test_repairs_that_do_not_help_are_given_up(bench: Bench) -> None:
+    differing_rounds(bench, lambda n: 7)
+    until(lambda: bench.side.saw("recon.stuck"), 3, "that it is told")
+    assert not bench.side.engine.stream()["synced"]
+
+
 def test_the_end_of_a_copy_twice(bench: Bench) -> None:
     """What came after the copy was not in it, and is no reason to go."""
     asker, peer = Asker(bench), bench.peer
