@@ -637,6 +637,8 @@ static bool on_record(struct hak_apply *a)
 	case HAK_REC_RECON_SUMS:
 	case HAK_REC_RECON_MARKED:
 		return !hak_recon_on_record(a, r.type, r.body);
+	case HAK_REC_OFFERED:
+		return !hak_offer_answered(a, r.body);
 	default:
 		hak_count(&e->stats, HAK_STAT_DROP_RECORD);	/* CONTROL in the stream */
 	}

@@ -16,6 +16,7 @@ enum {
 /* What the passive side is at, towards two equal tables (hak_recon.c, hak_sync.c). */
 enum hak_phase {
 	HAK_PHASE_OFF,		/* nothing to do, or nobody to ask */
+	HAK_PHASE_OFFER,	/* after a split: what began here, to the peer (hak_offer.c) */
 	/* a round of comparison */
 	HAK_PHASE_WANT,		/* RECON_WANT sent, RECON_BEGIN awaited */
 	HAK_PHASE_LISTING,	/* both nodes sum up their tables */
@@ -37,6 +38,8 @@ enum hak_pass {
 	HAK_PASS_PURGE, HAK_PASS_PURGE_EXPECTS,
 	HAK_PASS_SWEEP, HAK_PASS_SWEEP_EXPECTS,
 	HAK_PASS_REAP,					/* larvae of GRE without packets */
+	HAK_PASS_OFFER,					/* what the peer may want */
+	HAK_PASS_LOOSEN,				/* TCP whose windows may be stale */
 };
 
 struct hak_gre {		/* hak_gre.c */
@@ -48,6 +51,16 @@ struct hak_gre {		/* hak_gre.c */
 enum {	/* maps of unequal nodes, for shifts of 4, 8 and 12 */
 	HAK_NODE_LEVELS = 3,
 	HAK_NODE_WORDS = 1 << (HAK_DIGEST_BITS_MAX - HAK_DIGEST_FAN - 6),
+};
+
+struct hak_offering {		/* hak_offer.c */
+	uint64_t from_ns, until_ns;	/* how young; when it ends in any case */
+	uint32_t number;		/* of the last OFFER */
+	bool waits;			/* for its answer */
+	uint64_t made, taken, refused;
+	size_t at, next;		/* in bytes: under way from, to */
+	struct hak_wr w;		/* over bytes */
+	uint8_t bytes[HAK_NL_BUF];	/* FLOW_SYNC records of one chunk of the listing */
 };
 
 struct hak_apply {
@@ -112,6 +125,8 @@ struct hak_apply {
 	uint64_t gre_period_ns, gre_due_ns;	/* shortest natural timeout; 0: none */
 	struct hak_gre gre[HAK_GRE_PLACES];
 
+	struct hak_offering offer;
+
 	struct hak_ctmsg msg;
 	uint8_t out[HAK_OUT];
 	uint8_t in[HAK_NL_BUF];
@@ -137,6 +152,16 @@ void hak_sync_on_begin(struct hak_apply *a, uint32_t generation);
 void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries);
 /* Do a little; returns how many ns until there is more to do (UINT64_MAX: wait). */
 uint64_t hak_sync_step(struct hak_apply *a);
+
+/* The timeout of its protocol and state in such a table; 0: not known. */
+uint32_t hak_natural(const uint32_t table[256][16], const struct hak_flow *f);
+
+/* hak_offer.c.  False: there is nothing to offer. */
+bool hak_offer_begin(struct hak_apply *a);
+void hak_offer_see(struct hak_apply *a, const struct hak_flow *f);
+bool hak_offer_waits(const struct hak_apply *a);	/* read no further chunk yet */
+uint64_t hak_offer_step(struct hak_apply *a);
+enum hak_err hak_offer_answered(struct hak_apply *a, struct hak_rd body);
 
 /* hak_gre.c */
 bool hak_gre_fixed(const struct hak_flow *f);

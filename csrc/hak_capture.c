@@ -450,6 +450,9 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 	} else {
 		hak_say_flow(e, m->what == HAK_CT_NEW ? HAK_REC_FLOW_NEW : HAK_REC_FLOW_UPDATE, f);
 	}
+	/* after it is in a datagram: that one's time is not before this */
+	if (m->what == HAK_CT_NEW)
+		hak_born_note(&e->born, hak_flow_hash(f, e->hash_key), hak_now());
 	if (f->have & HAK_HAS_SEQADJ)
 		return;
 	if (f->have & HAK_HAS_STATUS && f->status & IPS_SEQ_ADJUST)

@@ -42,6 +42,7 @@ struct hak_capture {
 	bool closed;
 	uint32_t chunks;		/* of marks, noted */
 	struct hak_mail mail;
+	uint32_t offer, offer_taken, offer_refused;	/* the last OFFER, and its answer */
 
 	struct hak_ctmsg msg;
 	struct hak_ctmsg early[HAK_EARLY];	/* expectations told before their masters */
@@ -94,5 +95,8 @@ void hak_list_chunk(struct hak_capture *c);
 /* What the peer asked about the comparison; c->mail holds it. */
 void hak_list_mail(struct hak_capture *c);
 void hak_list_off(struct hak_capture *c);
+
+/* hak_offer.c: connections that the peer had alone; the body of an OFFER. */
+void hak_offer_take(struct hak_capture *c, struct hak_rd body);
 
 #endif

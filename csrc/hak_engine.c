@@ -453,6 +453,10 @@ enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak
 	if (atomic_load(&e->role) == HAK_ACTIVE)
 		return HAK_OK;
 	atomic_store(&e->role, HAK_TURNING);	/* no further datagram is taken */
+	atomic_store(&e->offer_from_ns, 0);
+	atomic_store(&e->alone_ns, !atomic_load(&e->session_up) ? HAK_OFFER_ALL :
+				   atomic_load(&e->peer_alive) ? 0 : t0);
+	atomic_store(&e->active_ns, t0);
 	drain_stream(e);
 	t1 = hak_now();
 	if (!armed && hak_open_gate(e)) {
@@ -491,6 +495,17 @@ void hak_become_passive(struct hak_engine *e)
 	hak_wake(e->wake_apply);
 }
 
+/* Both are active, and this node gives way: what began here while they did not hear each
+ * other, the peer may take. */
+static void note_conflict(struct hak_engine *e)
+{
+	bool conflict = atomic_load(&e->role) == HAK_ACTIVE && atomic_load(&e->peer_alive) &&
+			atomic_load(&e->peer_mode) == HAK_ACTIVE;
+
+	atomic_store(&e->offer_until_ns, hak_now() + HAK_OFFER_WINDOW_NS);
+	atomic_store(&e->offer_from_ns, conflict ? atomic_load(&e->alone_ns) : 0);
+}
+
 enum hak_err hak_engine_passivate(struct hak_engine *e, struct hak_swap_times *t)
 {
 	uint64_t t0 = hak_now();
@@ -501,8 +516,10 @@ enum hak_err hak_engine_passivate(struct hak_engine *e, struct hak_swap_times *t
 	/* A gate whose table is gone cannot be closed; the caller must hear of it,
 	 * but publishing stops in any case. */
 	int keep = errno;
-	if (atomic_load(&e->role) != HAK_PASSIVE || atomic_load(&e->armed))
+	if (atomic_load(&e->role) != HAK_PASSIVE || atomic_load(&e->armed)) {
+		note_conflict(e);
 		hak_become_passive(e);
+	}
 	errno = keep;
 	t->total_ns = hak_now() - t0;
 	return r;

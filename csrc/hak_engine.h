@@ -81,6 +81,7 @@ struct hak_engine_cfg {
 	X(APPLY_ERROR, "apply.error")	/* a: errno, text */ \
 	X(SLIP, "slip")			/* a: ns */ \
 	X(HELLO_REFUSED, "hello.refused") /* text */ \
+	X(OFFERED, "split.offered")	/* a: taken, b: refused, c: offered */ \
 	X(SWEEP_DONE, "sweep.done")	/* a: entries, c: ns */ \
 	X(RECON_REPAIRED, "recon.repaired") /* a: missing, b: extra, c: different, text */ \
 	X(RECON_STUCK, "recon.stuck")	/* the same: repairing them does not help */ \

@@ -23,6 +23,7 @@
 #include <stdatomic.h>
 #include <time.h>
 #include "hak_announce.h"
+#include "hak_born.h"
 #include "hak_crypto.h"
 #include "hak_ct.h"
 #include "hak_digest.h"
@@ -43,6 +44,10 @@ enum {
 	HAK_TOUCHED_BITS = 1 << 16,
 	HAK_OUT_SLOTS = 1 << 14,
 };
+
+/* How long after a conflict offers are made, and taken. */
+#define HAK_OFFER_WINDOW_NS (60000 * (uint64_t)HAK_MS)
+#define HAK_OFFER_ALL ((uint64_t)1)	/* alone_ns, offer_from_ns: whatever its age */
 
 static inline uint64_t hak_now(void)
 {
@@ -164,6 +169,7 @@ struct hak_engine {
 	_Atomic uint32_t scrub_ms;	/* from one comparison to the next, 0: none */
 	_Atomic uint32_t peer_mode;	/* from its STATUS */
 	uint64_t echoed_ns;		/* io: when we sent what the peer answered last */
+	uint64_t lost_ns;		/* io: when the peer was last lost */
 	struct hak_lessee lessee;	/* io */
 	_Atomic int lease_state;
 
@@ -215,9 +221,16 @@ struct hak_engine {
 	_Atomic uint32_t pressure;	/* level, and its cause << 8 */
 	_Atomic uint8_t peer_fill;	/* as the peer's TABLE says */
 	_Atomic uint32_t peer_max;
+	struct hak_born born;
+	_Atomic uint64_t active_ns;	/* since when */
+	/* The peer has not what began here since then; 0: it has, or will have, all. */
+	_Atomic uint64_t alone_ns;
+	_Atomic uint64_t conflict_ns;	/* when both were last seen to be active */
+	_Atomic bool loosen_asked;	/* io -> apply */
 	uint64_t out[HAK_OUT_SLOTS];	/* hashes of what the peer lacks for its mark */
 
 	/* apply */
+	_Atomic uint64_t offer_from_ns, offer_until_ns;	/* what is younger than; until when */
 	struct hak_nl apply_nl, survey_nl;
 	struct hak_nl reap_nl;		/* what it does is published, unlike apply_nl's */
 	struct hak_digest rx_digest;
@@ -293,6 +306,13 @@ void hak_take_keys(struct hak_engine *e);
 bool hak_rekey_due(const struct hak_engine *e);
 /* Forget the keys before these, once nothing can come under them. */
 void hak_retire_keys(struct hak_engine *e, uint64_t now);
+
+/* hak_offer.c; io thread.  The body of an OFFER. */
+bool hak_offer_valid(struct hak_rd body);
+/* What began here before then, the peer has; it is not heard any more. */
+uint64_t hak_untold_since(struct hak_engine *e);
+/* Both say that they are active. */
+void hak_note_conflict(struct hak_engine *e);
 
 /* hak_capture.c, hak_apply.c */
 void *hak_capture_main(void *engine);

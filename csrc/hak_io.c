@@ -44,9 +44,10 @@ static const struct limit {
 	{ HAK_MS / 10, 512 },		/* questions of a round */
 	{ HAK_MS / 5, 1024 },		/* connections; some 15 us each */
 	{ HAK_MS / 50, 4096 },		/* datagrams once more: some 500 Mbit/s */
+	{ HAK_MS, 16 },			/* up to 32 connections to be made here, each */
 };
 
-enum asked { ASKED_LISTING, ASKED_ROUND, ASKED_FLOW, ASKED_RESEND, ASKED_KINDS };
+enum asked { ASKED_LISTING, ASKED_ROUND, ASKED_FLOW, ASKED_RESEND, ASKED_OFFER, ASKED_KINDS };
 
 struct io {
 	struct hak_engine *e;
@@ -234,6 +235,10 @@ static void on_status(struct hak_engine *e, const struct hak_status *s)
 		e->peer.hello.priority = (uint16_t)(s->priority - 1);
 	pthread_mutex_unlock(&e->q_lock);
 	atomic_store(&e->peer_mode, s->mode);
+	if (s->mode == HAK_ACTIVE && atomic_load(&e->role) == HAK_ACTIVE)
+		hak_note_conflict(e);
+	else if (s->mode == HAK_PASSIVE && e->echoed_ns > e->lost_ns)	/* said since then */
+		atomic_store(&e->alone_ns, 0);
 	if (changed) {
 		hak_emit(e, HAK_EV_PEER_STATUS, 0, 0, 0, NULL);
 		hak_wake(e->wake_apply);	/* an active peer can be asked for a copy */
@@ -264,12 +269,14 @@ static bool take_mail(struct io *io, const struct hak_record *rec, uint64_t now)
 	struct hak_marks m;
 	bool ok = rec->type == HAK_REC_RECON_ASK    ? !hak_get_nodes(body, &n)
 		  : rec->type == HAK_REC_RECON_MARK ? !hak_get_marks(body, &m)
+		  : rec->type == HAK_REC_OFFER	    ? hak_offer_valid(body)
 						    : !hak_get_round(body, &r);
 	size_t len = hak_rd_left(&body);
 
 	if (!ok || len > sizeof e->mail.body)
 		return false;
-	if (!may_ask(io, rec->type == HAK_REC_RECON_WANT ? ASKED_LISTING : ASKED_ROUND, now))
+	if (!may_ask(io, rec->type == HAK_REC_RECON_WANT ? ASKED_LISTING
+			 : rec->type == HAK_REC_OFFER	 ? ASKED_OFFER : ASKED_ROUND, now))
 		return true;
 	pthread_mutex_lock(&e->q_lock);
 	e->mail.type = rec->type;
@@ -376,6 +383,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 		case HAK_REC_RECON_CLOSE_WANT:
 		case HAK_REC_RECON_ASK:
 		case HAK_REC_RECON_MARK:
+		case HAK_REC_OFFER:
 			if (!take_mail(io, &rec, now))
 				return false;
 			break;
@@ -420,6 +428,8 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 					e->links[i].last_seq = seq;
 			atomic_store(&e->peer_alive, false);
 			e->accused = true;	/* no peer.dead on top of it */
+			atomic_store(&e->alone_ns, hak_untold_since(e));
+			e->lost_ns = now;
 			hak_emit(e, HAK_EV_PEER_BYE, 0, 0, 0, NULL);
 			hak_peer_prepares(e, 0, 0);
 			return true;

@@ -86,6 +86,9 @@ uint64_t hak_judge(struct hak_engine *e, uint64_t now)
 		atomic_store(&e->peer_alive, false);
 		if (!e->accused) {
 			e->accused = true;
+			e->lost_ns = now;
+			if (atomic_load(&e->alone_ns) != HAK_OFFER_ALL)
+				atomic_store(&e->alone_ns, hak_untold_since(e));
 			hak_emit(e, HAK_EV_PEER_DEAD, now - heard, missing(e), 0, NULL);
 			hak_wake(e->wake_capture);	/* stop waiting for its window */
 			hak_peer_prepares(e, 0, 0);

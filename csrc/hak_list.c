@@ -110,6 +110,7 @@ static void meet(struct hak_capture *c)
 	hak_list_off(c);
 	c->session = session;
 	c->generation = 0;
+	c->offer = 0;
 }
 
 /* round 0: all of the table.  A request that was overtaken, by the other link, by what
@@ -399,6 +400,9 @@ void hak_list_mail(struct hak_capture *c)
 	case HAK_REC_RECON_MARK:
 		if (!hak_get_marks(body, &marks) && marks.round == c->round && c->closed)
 			note_marks(c, &marks);
+		break;
+	case HAK_REC_OFFER:
+		hak_offer_take(c, body);
 		break;
 	}
 }

@@ -521,7 +521,8 @@ uint64_t hak_recon_step(struct hak_apply *a)
 		pthread_mutex_lock(&e->q_lock);
 		e->table.equal = 2;		/* what was proved, is history */
 		pthread_mutex_unlock(&e->q_lock);
-		hak_recon_start(a, NULL);
+		if (!hak_offer_begin(a))
+			hak_recon_start(a, NULL);
 		return STALE_NS;
 	}
 	if (!can) {
@@ -539,6 +540,8 @@ uint64_t hak_recon_step(struct hak_apply *a)
 			return a->scrub_ns + period - now;
 		return STALE_NS;
 	}
+	if (a->phase == HAK_PHASE_OFFER)
+		return hak_offer_step(a);
 	if (a->pass != HAK_PASS_NONE)
 		return STALE_NS;		/* our own work, which ends */
 	due = a->phase_ns + patience(a);

@@ -90,6 +90,9 @@
 	X(RECON_ROUNDS, "recon.rounds") \
 	X(RECON_REPAIRED, "recon.repaired")	/* entries */ \
 	X(RECON_STALLED, "recon.stalled")	/* the peer went on no further: begun anew */ \
+	X(OFFERS_MADE, "offers.made")		/* after a split, to the node that stayed active */ \
+	X(OFFERS_TAKEN, "offers.taken")		/* of the peer's: entries made here */ \
+	X(OFFERS_REFUSED, "offers.refused")	/* in the way of ours, or not wanted */ \
 	X(ASKS_LIMITED, "asks.limited")		/* questions of the peer above the rate */ \
 	X(SWEPT, "sweep.entries") \
 	X(REAPED, "sweep.reaped")		/* larvae of GRE without packets */ \

@@ -208,7 +208,7 @@ static bool is_sip(const char *helper)
 	return !strncmp(helper, "sip", 3);
 }
 
-static uint32_t natural(const struct hak_apply *a, const struct hak_flow *f)
+uint32_t hak_natural(const uint32_t table[256][16], const struct hak_flow *f)
 {
 	unsigned state = 0;
 	uint32_t t;
@@ -224,10 +224,15 @@ static uint32_t natural(const struct hak_apply *a, const struct hak_flow *f)
 	else
 		/* The first answer alone makes no stream of UDP, UDP-Lite, GRE. */
 		state = f->status & IPS_ASSURED ? 1 : 0;
-	t = a->natural[f->l4proto][state & 15];
+	t = table[f->l4proto][state & 15];
 	if (!t)
-		t = a->natural[f->l4proto][0];
-	return t ? t : a->natural[0][0];
+		t = table[f->l4proto][0];
+	return t ? t : table[0][0];
+}
+
+static uint32_t natural(const struct hak_apply *a, const struct hak_flow *f)
+{
+	return hak_natural((const uint32_t(*)[16])a->natural, f);
 }
 
 static void sweep(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *f)
@@ -252,6 +257,15 @@ static void sweep_expect(struct hak_apply *a, struct hak_wr *w, const struct hak
 
 	if (x->timeout > HAK_EXPECT_LARVAL / 2)
 		(void)hak_exp_put_timeout(w, ++a->e->apply_nl.seq, x, s);
+}
+
+/* After a split the other node may have forwarded this connection, beyond the windows that
+ * were seen here: from now on they do not matter. */
+static void loosen(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *f)
+{
+	if (f->have & HAK_HAS_TCP_FLAGS &&
+	    !(f->tcp_flags[0] & f->tcp_flags[1] & IP_CT_TCP_FLAG_BE_LIBERAL))
+		(void)hak_ct_put_timeout(w, ++a->e->apply_nl.seq, f, f->timeout, HAK_LIBERAL_SET);
 }
 
 /* One chunk of the listing.  True: the pass is complete. */
@@ -297,6 +311,8 @@ static bool pass_chunk(struct hak_apply *a)
 			sum_up(a, &w, &f);
 		else if (a->pass == HAK_PASS_SURVEY && f.timeout > a->longest)
 			a->longest = f.timeout;
+		else if (a->pass == HAK_PASS_OFFER)
+			hak_offer_see(a, &f);
 		else if (a->pass == HAK_PASS_COUNT)
 			a->pass_done += hak_bit(e->rx_digest.marked,
 						hak_digest_slot(&e->rx_digest, &f));
@@ -304,6 +320,8 @@ static bool pass_chunk(struct hak_apply *a)
 			(void)purge(a, &w, &f);
 		else if (a->pass == HAK_PASS_SWEEP)
 			sweep(a, &w, &f);
+		else if (a->pass == HAK_PASS_LOOSEN)
+			loosen(a, &w, &f);
 		else if (a->pass == HAK_PASS_REAP && hak_gre_fixed(&f))
 			hak_gre_look(a, &f, natural(a, &f));
 	}
@@ -465,6 +483,8 @@ static void pass_complete(struct hak_apply *a)
 	case HAK_PASS_REAP:
 		hak_gre_looked(a);
 		break;
+	case HAK_PASS_LOOSEN:
+	case HAK_PASS_OFFER:
 	case HAK_PASS_NONE:
 		break;
 	}
@@ -472,7 +492,8 @@ static void pass_complete(struct hak_apply *a)
 
 static bool active_pass(enum hak_pass pass)
 {
-	return pass == HAK_PASS_SWEEP || pass == HAK_PASS_SWEEP_EXPECTS || pass == HAK_PASS_REAP;
+	return pass == HAK_PASS_SWEEP || pass == HAK_PASS_SWEEP_EXPECTS ||
+	       pass == HAK_PASS_REAP || pass == HAK_PASS_LOOSEN;
 }
 
 static uint64_t passive_step(struct hak_apply *a)
@@ -502,6 +523,8 @@ static uint64_t active_step(struct hak_apply *a)
 		e->sweep_asked = true;
 		pthread_mutex_unlock(&e->q_lock);
 	}
+	if (a->pass == HAK_PASS_NONE && atomic_exchange(&e->loosen_asked, false))
+		(void)hak_pass_begin(a, HAK_PASS_LOOSEN);
 	if (!a->gre_due_ns || a->pass != HAK_PASS_NONE)
 		return UINT64_MAX;
 	if (hak_now() < a->gre_due_ns)
@@ -522,7 +545,7 @@ uint64_t hak_sync_step(struct hak_apply *a)
 		wait = active_step(a);
 	else
 		hak_recon_off(a);
-	if (a->pass == HAK_PASS_NONE)
+	if (a->pass == HAK_PASS_NONE || hak_offer_waits(a))
 		return wait;
 	now = hak_now();
 	if (now < a->pass_next)

@@ -82,6 +82,7 @@ enum hak_rec {			/* record types */
 	HAK_REC_RECON_CLOSE = 22,	/* as of here; sums follow */
 	HAK_REC_RECON_SUMS = 23,
 	HAK_REC_RECON_MARKED = 24,	/* slots that a copy is wanted of were noted */
+	HAK_REC_OFFERED = 25,	/* u32 number of the OFFER, u32 taken, u32 refused */
 
 	/* control (CONTROL) */
 	HAK_REC_HEARTBEAT = 64,
@@ -100,6 +101,7 @@ enum hak_rec {			/* record types */
 	HAK_REC_TABLE = 76,	/* passive to active: how equal the tables are */
 	HAK_REC_PREPARE = 77,	/* active to passive: HANDOVER comes soon; open your gate */
 	HAK_REC_ARMED = 78,	/* passive to active: u32 term of PREPARE: it is open */
+	HAK_REC_OFFER = 79,	/* u32 number, then FLOW_SYNC records: take these */
 };
 
 /* Body of a flow record and of an expectation record:

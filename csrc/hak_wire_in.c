@@ -518,6 +518,7 @@ static const struct {
 	[HAK_REC_RECON_CLOSE] = { "RECON_CLOSE", get_body },
 	[HAK_REC_RECON_SUMS] = { "RECON_SUMS", get_body },
 	[HAK_REC_RECON_MARKED] = { "RECON_MARKED", get_body },
+	[HAK_REC_OFFERED] = { "OFFERED", get_body },
 	[HAK_REC_HEARTBEAT] = { "HEARTBEAT", get_body },
 	[HAK_REC_STATUS] = { "STATUS", get_body },
 	[HAK_REC_ACK] = { "ACK", get_body },
@@ -533,6 +534,7 @@ static const struct {
 	[HAK_REC_TABLE] = { "TABLE", get_body },
 	[HAK_REC_PREPARE] = { "PREPARE", get_prepare },
 	[HAK_REC_ARMED] = { "ARMED", get_term },
+	[HAK_REC_OFFER] = { "OFFER", get_body },
 };
 
 static bool known(uint8_t type)

@@ -49,6 +49,7 @@ _EVENT_FIELDS = {
     "table.full": ("errno", None, None),
     "apply.error": ("errno", None, None),
     "slip": ("ns", None, None),
+    "split.offered": ("taken", "refused", "offered"),
     "sweep.done": ("entries", None, "ns"),
     "recon.repaired": ("missing", "extra", "different"),
     "recon.stuck": ("missing", "extra", "different"),

@@ -173,6 +173,12 @@ CATALOG: Final[dict[str, Entry]] = {
     "split.resolved": Entry(
         "warning", "both nodes were active; one is now", "find out why they lost sight"
     ),
+    "split.offered": Entry(
+        "info",
+        "connections that began on this node during a split were offered to the node that "
+        "stays active: how many it took, and refused as they were in the way of its own",
+        "",
+    ),
     "handover.start": Entry("info", "the role is being given to the peer", ""),
     "handover.armed": Entry("info", "the gate is open, and the peer is about to hand over", ""),
     "handover.unarmed": Entry(

@@ -65,6 +65,7 @@ _NEWS: Final = {
     "exclude_local, exclude_networks and min_duration_s",
     "lease.lapsed": "this node was late; the kernel closed its gate until the standby answers",
     "lease.regained": "the standby did not take over; the gate is open again",
+    "split.offered": "what began here during the split was offered to the node that stays active",
     "sweep.done": "all taken-over entries have natural timeouts",
 }
 

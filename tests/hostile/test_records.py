@@ -70,6 +70,7 @@ RECORDS = {
     "RECON_CLOSE": recon(k2k.RECON_CLOSE, 7),
     "RECON_SUMS": recon_sums(7, 12, 0, [1]),
     "RECON_MARKED": recon(k2k.RECON_MARKED, 7),
+    "OFFERED": record(k2k.OFFERED, struct.pack(">III", 1, 1, 0)),
 }
 BODIES = {
     "HEARTBEAT": heartbeat(),
@@ -86,9 +87,10 @@ BODIES = {
     "TABLE": table(1),
     "PREPARE": record(k2k.PREPARE, struct.pack(">IQ", 1, 1)),
     "ARMED": record(k2k.ARMED, struct.pack(">I", 1)),
+    "OFFER": record(k2k.OFFER, struct.pack(">I", 1) + udp(FLOW_SYNC, 1)),
 }
 # More of it is more to say.  TABLE without its end is an older node's.
-LISTS = ("NACK", "RECON_ASK", "RECON_MARK", "TABLE")
+LISTS = ("NACK", "RECON_ASK", "RECON_MARK", "TABLE", "OFFER")
 
 
 def datagrams(bench: Bench, n: int) -> list[bytes]:

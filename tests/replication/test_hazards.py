@@ -276,7 +276,7 @@ def test_h12_what_exists_is_changed_and_not_made_anew(two: Pair) -> None:
 
 def test_h13_two_active_nodes_do_not_write_into_each_other(two: Pair) -> None:
     """Cut apart, both active; after that one of them is followed, not the last to
-    write."""
+    write.  What the other one made alone it may offer, and no more (test_split.py)."""
     both, ours, theirs = entries(3)
     two.a.node.ct.create(both)
     arrives(two, both)
