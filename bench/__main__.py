@@ -15,7 +15,7 @@ NAMES = (
     "flip",
     "latency",
     "size",
-    "load",
+    "cost",
     "crash",
     "flood",
     "codec",
