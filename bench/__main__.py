@@ -16,6 +16,7 @@ NAMES = (
     "latency",
     "size",
     "cost",
+    "saturate",
     "crash",
     "flood",
     "codec",

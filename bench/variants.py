@@ -15,6 +15,7 @@ of its ruleset: what hak2k has for itself is lent to the others.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -22,14 +23,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench import conntrackd, rig, tools
 from hak2k.lab import Lab, topology, until
 
-# The rule that is lent, and the events that it leaves.
+# What is lent if hak2k has no rule of its own, and the rule.
 MASK = "new,assured,destroy"
+_EVENT_RULE = re.compile(r"\bct event set ([\w,]+)")
 RULESET = """table inet bench {{
   chain events {{
     type filter hook prerouting priority -150;
@@ -288,6 +291,7 @@ LABELS = {
     "silent": "nobody listens",
     "floor": "floor",
     "floor, masked": "floor, masked",
+    "floor, woken": "floor, woken for each",
     "hak2k": "hak2k",
     "ftfw": "conntrackd FTFW, caches",
     "direct": "conntrackd FTFW, direct",
@@ -295,6 +299,19 @@ LABELS = {
     "ftfw, masked": "conntrackd FTFW, masked",
     "notrack, masked": "conntrackd NOTRACK, masked",
 }
+
+
+@cache
+def own_mask() -> str | None:
+    """The events that hak2k leaves on its active node; None: all."""
+    with running("hak2k", Setup()) as variant:
+        found = _EVENT_RULE.findall(variant.lab.fw1.run("nft", "list", "ruleset").stdout)
+    return max(found, key=len) if found else None
+
+
+def mask() -> str:
+    """The events that are lent to the others."""
+    return own_mask() or MASK
 
 
 def known(*names: str) -> list[str]:
@@ -311,7 +328,7 @@ def running(name: str, setup: Setup, **options: Any) -> Iterator[Variant]:
         if not setup.passive_events:
             lab.fw2.sysctl("net.netfilter.nf_conntrack_events=0")
         if masked:
-            lab.fw1.nft(RULESET.format(mask=MASK))
+            lab.fw1.nft(RULESET.format(mask=mask()))
         variant = KINDS[kind](lab, setup, **options)
         try:
             yield variant
