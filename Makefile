@@ -36,6 +36,7 @@ APT_RUN := nftables libnftables1 conntrack iproute2 iputils-ping procps netbase 
 APT_DOCS := mandoc
 APT_FUZZ := clang libclang-rt-14-dev
 APT_M32 := gcc-multilib
+APT_PEER := libmnl0 libnetfilter-conntrack3 libnetfilter-cthelper0 libnetfilter-queue1 libnfnetlink0 libsystemd0
 APT_LOG := $(B)/apt.log
 
 CORE_SRC := $(sort $(wildcard csrc/*.c csrc/*.h hak2k/*.pyx hak2k/*.pxd))
@@ -120,6 +121,20 @@ $(B)/core-$(CORE_KIND): $(CORE_SRC) setup.py pyproject.toml $(B)/venv | apt-deps
 	@sed -n 's/^ *\(.*: warning: .*\)/\1/p' $(B)/build.log >&2
 	@touch $@
 
+# conntrackd, which the measurements set beside hak2k.  Unpacked, not installed: the
+# package would start a daemon on this host.
+PEER := build/bench/conntrackd
+.PHONY: peer
+peer: apt-deps $(PEER)/usr/sbin/conntrackd
+
+$(PEER)/usr/sbin/conntrackd:
+	@$(call apt,$(APT_PEER))
+	@echo 'apt: unpacking conntrackd into $(PEER)'
+	@rm -rf $(PEER); mkdir -p $(PEER) $(B)
+	@$(call quietly,$(B)/peer.log,cd $(PEER) && fetch() { apt-get download -q conntrackd; }; \
+		fetch || { apt-get update -q && fetch; }; dpkg-deb -x conntrackd_*.deb .)
+	@touch $@
+
 # ---- use ------------------------------------------------------------------------
 
 .PHONY: demo
@@ -128,7 +143,7 @@ demo: build ## two firewalls, the active one dies, no connection is lost
 	@$(BIN)/python -m hak2k.demo
 
 .PHONY: test
-test: build ## all tests, C and Python, on the real kernel (root, under ten minutes)
+test: build peer ## all tests, C and Python, on the real kernel (root, under ten minutes)
 	@$(call root)
 	@$(call need,tests/c/Makefile)
 	@echo 'test: C'
@@ -148,7 +163,7 @@ sim: build ## the election through SIM_SCHEDULES schedules of random faults
 	@$(BIN)/python -m tests.unit.election_chaos $(SIM_SCHEDULES)
 
 .PHONY: bench
-bench: build ## measure, print tables (root)
+bench: build peer ## measure, print tables (root)
 	@$(call root)
 	@$(call need,bench/__main__.py)
 	@$(BIN)/python -m bench

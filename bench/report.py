@@ -44,16 +44,22 @@ class Table:
 
 @dataclass
 class Target:
-    """A figure that is to stay at or below a limit."""
+    """A figure that is to stay at or below a limit; at or above it, if ``least``.
+
+    Attributes:
+        beside: the peer's figure, or another one that it means nothing without.
+    """
 
     name: str
     value: float
     limit: float
     unit: str
+    least: bool = False
+    beside: str = ""
 
     @property
     def met(self) -> bool:
-        return self.value <= self.limit
+        return self.value >= self.limit if self.least else self.value <= self.limit
 
 
 @dataclass

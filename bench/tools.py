@@ -20,6 +20,8 @@ BUILD = ROOT / "build" / "bench"
 _CORE = {
     "bench_codec": ("hak_ct*.c", "hak_exp*.c", "hak_wire*.c"),
     "entries": ("hak_ct*.c", "hak_nl.c"),
+    "floor": ("hak_ct*.c", "hak_nl.c"),
+    "list": ("hak_ct*.c", "hak_nl.c"),
     "listen": ("hak_nl.c",),
     "lives": (),
     "mixed": (),
