@@ -185,13 +185,17 @@ class Sockets:
         return made
 
     def accept(self, listener: socket.socket) -> socket.socket:
-        made = self._stack.enter_context(listener.accept()[0])
+        made = self.keep(listener.accept()[0])
         made.settimeout(5)
         return made
 
+    def keep(self, made: socket.socket) -> socket.socket:
+        """Close it with the others."""
+        return self._stack.enter_context(made)
+
     def _bound(self, node: Node, address: str, port: int, kind: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = self._stack.enter_context(node.socket(family, kind))
+        made = self.keep(node.socket(family, kind))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.settimeout(5)
         made.bind((address, port))

@@ -176,6 +176,8 @@ def test_offers_played_back_at_full_speed(lab: Lab) -> None:
         both.a.open()
         both.a.activate()
         offers = until(lambda: tap.of(HELLO, "192.168.69.1"), 5, "an offer")
+        both.meet()  # what b says of the table is from the session before
+        until(lambda: both.b.engine.peer()["alive"], 5, "the session that it leads to")
         both.synced()
         handshakes = [side.stats["handshakes"] for side in (both.a, both.b)]
         before = drops(both.b)

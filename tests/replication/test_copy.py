@@ -313,6 +313,46 @@ def test_expectations(lab: Lab) -> None:
         assert two.b.stats["apply.failed"] == 0, two.report()
 
 
+# As nf_conntrack_h323_main.c, nf_conntrack_sip.c and the others register them: the port
+# that selects the helper, and which protocol is expected.  H.245's is the kernel's alone.
+HELPERS = [
+    ("Q.931", 6, 1720, 6), ("RAS", 17, 1719, 6), ("pptp", 6, 1723, 47),
+    ("irc", 6, 6667, 6), ("sip", 17, 5060, 17), ("tftp", 17, 69, 17), ("amanda", 17, 10080, 6),
+    ("sane", 6, 6566, 6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("helper", "proto", "port", "what"), HELPERS, ids=[h[0] for h in HELPERS])
+def test_expectations_of_each_helper(
+    two: Pair, helper: str, proto: int, port: int, what: int
+) -> None:
+    """Made while the pair runs, before it compares, and masqueraded or not."""
+    name = {6: "tcp", 17: "udp"}[proto]
+    for n, form in enumerate(("plain", "masquerade-port")):
+        base = make(name, 4, form, f"10.71.13.{n + 1}")
+        master = replace(
+            base,
+            orig=replace(base.orig, dport=port),
+            reply=replace(base.reply, sport=port),
+            helper=helper,
+            status=base.status | c.HELPER,
+        )
+        two.lab.fw1.ct.create(master)
+        nat = (1, Tuple(master.orig.src, "0.0.0.0", what, 5000, 0)) if n else None
+        found = announced(master, 7000 + n, nat=nat)
+        found = replace(
+            found,
+            expected=replace(found.expected, proto=what),
+            mask=replace(found.mask, proto=what),
+        )
+        two.lab.fw1.ct.expect(found)
+    same_expectations(two, 2)
+    two.fence()
+    equal(two)
+    assert {e.helper for e in two.lab.fw2.conntrack().values()} == {helper}
+    assert two.b.stats["apply.failed"] == 0, two.report()
+
+
 def test_expectations_of_what_is_not_replicated(lab: Lab) -> None:
     """They go by their masters: told neither by a copy nor as they come."""
     local = ftp_control("plain", "10.71.12.9")
