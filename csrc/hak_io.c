@@ -574,11 +574,12 @@ static void beat(struct io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 
-	/* first: the peer counts from when it hears us */
-	hak_renew_lease(e, now);
+	/* The lease counts from before, the peer from when it hears us.  Sent first: a
+	 * stop between the two must not leave a lease for a heartbeat that is not heard. */
 	pthread_mutex_lock(&e->tx_lock);
 	hak_send_heartbeats(e);
 	pthread_mutex_unlock(&e->tx_lock);
+	hak_renew_lease(e, now);
 	io->beat_due += ms(e->cfg.heartbeat_ms);
 	if (io->beat_due <= now)
 		io->beat_due = now + ms(e->cfg.heartbeat_ms);

@@ -59,7 +59,8 @@ struct hak_lease_facts {
 	uint64_t echoed_ns;		/* when we sent what the peer has answered last */
 };
 
-/* To be called right before each heartbeat; true if the state changed.
+/* To be called right after each heartbeat, with a time from before it: a stop between
+ * the two then leaves no lease for what was not sent.  True if the state changed.
  *
  *   off      alone, or passive: nobody would take over
  *   on       a standby listens: whoever stops sending heartbeats stops forwarding
