@@ -109,65 +109,7 @@ from hak2k.model import (
     WantSync,
     WentPassive,
 )
-
-# --- order -------------------------------------------------------------------
-
-_FORCED_RANK: Final = {Forced.ACTIVE: 2, Forced.NO: 1, Forced.PASSIVE: 0}
-_Criteria = tuple[tuple[str, int, int], ...]
-
-
-def _first_difference(criteria: _Criteria) -> tuple[int, str]:
-    """(> 0 we, < 0 the peer, 0 equal; the criterion that decided)."""
-    for name, ours, theirs in criteria:
-        if ours != theirs:
-            return ours - theirs, f"{name} {ours} to {theirs}"
-    return 0, "equal"
-
-
-def _by_serial(c: ElectionConfig, p: Peer) -> tuple[int, str]:
-    return (1, "lower serial") if c.serial < p.serial else (-1, "higher serial")
-
-
-def _forced(s: State, p: Peer) -> tuple[str, int, int]:
-    return ("forced rank", _FORCED_RANK[s.forced], _FORCED_RANK[p.forced])
-
-
-def none_active_order(c: ElectionConfig, s: State, p: Peer) -> tuple[int, str]:
-    """Of two nodes neither of which is active, which shall be."""
-    order, why = _first_difference(
-        (
-            _forced(s, p),
-            ("ready", int(s.synced), int(p.table is TableState.READY)),
-            ("quality", s.quality, p.quality),
-            ("priority", s.priority, p.priority),
-        )
-    )
-    return (order, why) if order else _by_serial(c, p)
-
-
-def both_active_order(c: ElectionConfig, s: State, p: Peer) -> tuple[int, str]:
-    """Of two active nodes, which stays."""
-    order, why = _first_difference(
-        (
-            _forced(s, p),
-            ("quality", s.quality, p.quality),
-            ("term", s.term, p.term),
-            ("priority", s.priority, p.priority),
-        )
-    )
-    return (order, why) if order else _by_serial(c, p)
-
-
-def preference(s: State, p: Peer) -> tuple[int, str]:
-    """Whether an active node and a ready peer should swap: only if < 0."""
-    return _first_difference(
-        (
-            _forced(s, p),
-            ("quality", s.quality, p.quality),
-            ("priority", s.priority, p.priority),
-        )
-    )
-
+from hak2k.order import both_active_order, none_active_order, preference
 
 # --- facts -------------------------------------------------------------------
 
@@ -225,6 +167,16 @@ def _absorb(c: ElectionConfig, s: State, event: Event, now: float) -> State:
             s = replace(s, syncing=False, sync_asked=None)
             if new_boot:
                 s = replace(s, farewell=False, offer=None)
+                # What it was is over; how good it is will hardly have changed, and
+                # its first status, which may be long on its way, will tell.
+                if s.peer is not None:
+                    newborn = replace(
+                        s.peer,
+                        mode=Mode.STARTING,
+                        forced=Forced.NO,
+                        table=TableState.STARTING,
+                    )
+                    s = replace(s, peer=newborn)
             else:
                 s = replace(s, synced=False)
         case SyncBegin():
@@ -265,21 +217,43 @@ def _watch(s: State, now: float) -> State:
             return None
         return now if since is None else since
 
+    def ends(until: float | None) -> float | None:
+        return None if until is None or now >= until else until
+
     p = _live(s)
     idle = (Mode.STARTING, Mode.PASSIVE)
     none_active = s.role is Role.PASSIVE and p is not None and p.mode in idle
     both_active = s.role is Role.ACTIVE and p is not None and p.mode is Mode.ACTIVE
-    better = s.role is Role.ACTIVE and p is not None and preference(s, p)[0] < 0
+    better = s.role is Role.ACTIVE and p is not None and p.ready and preference(s, p)[0] < 0
+    before = (
+        s.none_active_since,
+        s.both_active_since,
+        s.better_since,
+        s.fault_until,
+        s.frozen_until,
+        s.held_until,
+    )
+    after = (
+        watch(s.none_active_since, none_active),
+        watch(s.both_active_since, both_active),
+        watch(s.better_since, better),
+        # A fault heals by time: the next promotion tries again.
+        s.fault_until if now < s.fault_until else 0.0,
+        # So does a freeze that nobody lifted: its author may have died.
+        ends(s.frozen_until),
+        ends(s.held_until),
+    )
+    if after == before:
+        return s
+    none_active_since, both_active_since, better_since, fault, freeze, hold = after
     return replace(
         s,
-        none_active_since=watch(s.none_active_since, none_active),
-        both_active_since=watch(s.both_active_since, both_active),
-        better_since=watch(s.better_since, better and p is not None and p.ready),
-        # A fault heals by time: the next promotion tries again.
-        fault_until=s.fault_until if now < s.fault_until else 0.0,
-        # So does a freeze that nobody lifted: its author may have died.
-        frozen_until=None if s.frozen_until is None or now >= s.frozen_until else s.frozen_until,
-        held_until=None if s.held_until is None or now >= s.held_until else s.held_until,
+        none_active_since=none_active_since,
+        both_active_since=both_active_since,
+        better_since=better_since,
+        fault_until=fault,
+        frozen_until=freeze,
+        held_until=hold,
     )
 
 

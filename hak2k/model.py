@@ -85,9 +85,13 @@ class Peer:
     alive: bool = True
 
     @property
+    def complete(self) -> bool:
+        """Its table holds all that an active one's did; of a node that is not active."""
+        return self.table in (TableState.READY, TableState.FROZEN)
+
+    @property
     def ready(self) -> bool:
-        complete = self.table in (TableState.READY, TableState.FROZEN)
-        return self.mode is Mode.PASSIVE and complete
+        return self.mode is Mode.PASSIVE and self.complete
 
 
 @dataclass(frozen=True, slots=True)

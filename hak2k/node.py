@@ -456,8 +456,9 @@ class Node:
                 self._missing = int(data.get("missing", 0))
                 ms = round(self._silent_ns / 1e6, 1)
                 self.log.emit("peer.dead", f"{self.peer_name()} is silent", silent_ms=ms)
-                self.feed(model.PeerDead())
-                self.lost.begin()  # after what has to be quick
+                if not self._heard_again():
+                    self.feed(model.PeerDead())
+                    self.lost.begin()  # after what has to be quick
             case "peer.bye":
                 if not self._gone:  # it says so on each link
                     self._gone = True
@@ -525,10 +526,15 @@ class Node:
     def peer_name(self) -> str:
         return self.state.peer.serial if self.state.peer is not None else "the peer"
 
+    def _heard_again(self) -> bool:
+        """It was this interpreter that hung: what it hears of late is over."""
+        info = self.engine.peer()
+        return info is not None and info.alive
+
     def _peer_status(self) -> None:
         info = self.engine.peer()
-        if info is None:
-            return
+        if info is None or not info.since:
+            return  # it has said nothing yet in this life: zeroes are no status
         if info.serial == self.config.node.serial:
             # Neither would win a tie-break.
             self.news("peer.conflict", f"the peer is called {info.serial} as well")

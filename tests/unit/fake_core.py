@@ -59,6 +59,8 @@ class FakeCore:
     # what a test does
 
     def say(self, type: str, **data: Any) -> None:
+        if type in ("peer.dead", "peer.bye") and self.peer_info is not None:
+            self.peer_info |= {"alive": False}
         self._pending.append({"type": type, "mono_ns": 1, **data})
         os.eventfd_write(self._fd, 1)
 

@@ -471,8 +471,23 @@ def test_a_fault_is_told_and_tried_again() -> None:
 
 
 def test_a_newborn_peer_does_not_make_our_table_worse() -> None:
-    state, _ = run(PASSIVE, (0, m.SessionUp(new_boot=True)))
-    assert state.synced
+    state, commands = run(PASSIVE, (0, m.SessionUp(new_boot=True)))
+    assert state.role is Role.ACTIVE
+    assert "role.unproven" not in [c.id for c in commands if isinstance(c, m.Log)]
+
+
+def test_what_a_peer_was_ends_with_its_process() -> None:
+    # Its first status may be long on its way: no hand-over to who was ready once.
+    state = replace(ACTIVE, quality=50)
+    after, commands = run(state, (0, m.SessionUp(new_boot=True)), (1, m.Tick()))
+    assert after.role is Role.ACTIVE
+    assert not commands
+    assert after.peer is not None
+    assert not after.peer.ready
+    # How good it was still counts: no election against made-up zeroes.
+    weak = replace(PASSIVE, synced=False, quality=50)
+    after, _ = run(weak, (0, m.SessionUp(new_boot=True)))
+    assert after.role is Role.PASSIVE
 
 
 @pytest.mark.parametrize(
@@ -635,13 +650,14 @@ STATES = st.builds(
     forced=st.sampled_from(Forced),
     term=st.integers(0, 3),
     synced=st.booleans(),
+    frozen_until=st.sampled_from([None, NOW + 5]),
 )
 
 
 @given(STATES, STATES)
 def test_both_sides_of_each_order_agree(a: m.State, b: m.State) -> None:
     def seen(s: m.State, serial: str) -> m.Peer:
-        table = TableState.READY if s.synced else TableState.SYNCING
+        table = replace(s, role=Role.PASSIVE).table  # while none is active
         return m.Peer(serial, s.mode, s.forced, s.quality, s.priority, table, s.term)
 
     other = replace(C, serial="FW-B")

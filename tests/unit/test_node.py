@@ -168,6 +168,33 @@ def test_passive_then_the_peer_dies(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
+def test_a_death_that_is_over_when_it_is_heard_of_moves_nothing(tmp_path: Path) -> None:
+    """The interpreter hung; the core did not, and has heard the peer again."""
+
+    async def check(rig: Rig) -> None:
+        await rig.passive()
+        rig.core.say("peer.dead", silent_ns=203_400_000)
+        rig.core.meet(alive=True)
+        rig.core.say("peer.alive")
+        await rig.logged("peer.up")
+        await rig.logged("peer.dead")
+        assert rig.node.state.role is Role.PASSIVE
+
+    run(tmp_path, check)
+
+
+def test_a_peer_that_has_said_nothing_yet_is_not_judged_by_zeroes(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        rig.core.meet(since=0, quality=0)
+        await rig.logged("session.up")
+        assert rig.node.state.peer is None
+        assert rig.node.state.role is Role.STARTING
+        rig.core.meet(since=1_700_000_000_000, mode=2, term=1)
+        await rig.becomes(Role.PASSIVE)
+
+    run(tmp_path, check)
+
+
 def test_a_promotion_that_fails(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         rig.core.fail["activate"] = FakeCoreError("no gate", "kernel", 2)
