@@ -169,7 +169,7 @@ def test_runs_of_the_simulator_are_decided_the_same_again(
     world = election_sim.World(seed)
     for node in (world.a, world.b):
         node.start()
-    for _ in range(30):
+    for _ in range(60):
         world.chaos(world.rng)
         world.run(1.0)
     steps = 0
