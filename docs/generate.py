@@ -7,11 +7,13 @@ python docs/generate.py --check    exit 1 if one is not up to date
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from hak2k.election import TABLE
 from hak2k.events import CATALOG
-from hak2k.model import Role
+from hak2k.model import ElectionConfig, Role
+from hak2k.order import ORDERS
 
 EVENTS_HEAD = """\
 # Events
@@ -35,7 +37,8 @@ Under systemd, journald gets each with fields: `HAK2K_EVENT` is the identifier,
 ELECTION_HEAD = """\
 # Election
 
-Made from `TABLE` in `hak2k/election.py` by `make docs`; do not edit.
+Made from `TABLE` in `hak2k/election.py`, `ORDERS` in `hak2k/order.py` and the
+times in `hak2k/model.py` by `make docs`; do not edit.
 
 What a node does follows from its role and the rows below. After each event the
 rows of the role are read from the top; the first one whose condition holds
@@ -50,6 +53,27 @@ stateDiagram-v2
 ROWS_HEAD = """
 | row | role | when | then |
 | --- | --- | --- | --- |
+"""
+
+ORDERS_HEAD = """
+## Which of two nodes
+
+The first criterion that differs decides. *Forced rank*: active before none
+before passive.
+
+| situation | criteria | all equal |
+| --- | --- | --- |
+"""
+
+TIMES_HEAD = """
+## Times
+
+In seconds, from heartbeats of 50 ms and `dead_after_ms = 200`, and from 1000 ms
+and `dead_after_ms = 5000`, where the configuration names no others. The head of
+`hak2k/election.py` says what each is for.
+
+| time | 50 / 200 | 1000 / 5000 |
+| --- | --- | --- |
 """
 
 
@@ -74,7 +98,17 @@ def election() -> str:
         lines.append(f"    {name(of)} --> {name(to)}: {' '.join(ids)}")
     lines += [f"    {name(Role.STOPPED)} --> [*]", "```"]
     rows = [f"| {r.id} | {r.role.value} | {r.why} | {r.to.value} |" for r in TABLE]
-    return ELECTION_HEAD + "\n".join(lines) + "\n" + ROWS_HEAD + "\n".join(rows) + "\n"
+    parts = [ELECTION_HEAD + "\n".join(lines), ROWS_HEAD + "\n".join(rows)]
+    orders = [f"| {when} | {', '.join(names)} | {tie} |" for when, names, tie in ORDERS]
+    parts.append(ORDERS_HEAD + "\n".join(orders))
+    near, far = ElectionConfig.of("", 50, 200), ElectionConfig.of("", 1000, 5000)
+    times = [
+        f"| `{f.name}` | {getattr(near, f.name):g} | {getattr(far, f.name):g} |"
+        for f in fields(ElectionConfig)
+        if f.name not in ("serial", "flap_count")
+    ]
+    parts.append(TIMES_HEAD + "\n".join(times))
+    return "\n".join(parts) + "\n"
 
 
 def main() -> int:
