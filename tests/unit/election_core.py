@@ -203,7 +203,7 @@ class Core:
         w = self.world
         if not w.leased:
             return
-        said = self.peer_said
+        said, before = self.peer_said, self.lease.state
         self.lease.step(
             now,
             w.dead * 15 / 16,
@@ -212,7 +212,7 @@ class Core:
             peer_active=said is not None and said.mode is Mode.ACTIVE,
             echoed=self.echoed,
         )
-        w.rules.renewed(self.node)
+        w.rules.renewed(self.node, before)
 
     def on_beat(self, link: int, body: tuple[Any, ...]) -> None:
         sid, seq, said, priority, prepare, armed, sent, echo, real = body

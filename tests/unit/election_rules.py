@@ -28,6 +28,8 @@ class Rules:
         self.woken: dict[Node, float] = {}
         self.came: dict[Node, float] = {}
         self.newest: dict[tuple[Node, int, int], int] = {}
+        # when a node's role changed: had the other one sent what it had not heard?
+        self.unheard: dict[Node, bool] = {}
         self.unleased = 0  # promotions beside a node whose lease was off
         self.accusations = 0
 
@@ -55,6 +57,9 @@ class Rules:
 
     def turned(self, node: Node, old: State, new: State) -> None:
         self.both = self.arming = 0.0
+        one, other = node.core, node.other.core
+        if one is not None and other is not None:
+            self.unheard[node] = other.last_sent > one.heard_sent and one.sid == other.sid
 
     # --- accusations ---
 
@@ -94,10 +99,12 @@ class Rules:
         if self.world.leased and reason.startswith("peer dead"):
             self.overlap(node, node.other)
 
-    def renewed(self, node: Node) -> None:
+    def renewed(self, node: Node, before: str) -> None:
         """node's lease may have been prolonged."""
         other = node.other
         core = other.core
+        if before != "lapsed":
+            return  # it was not late, or had no lease when it was stopped
         if not node.gate or not other.gate or core is None or core.alive or not other.up:
             return
         if other.state.role is Role.ACTIVE and node.core is not None and node.core.alive:
@@ -108,7 +115,8 @@ class Rules:
         core = silent.core
         if not silent.forwards() or core is None or node.core is None:
             return
-        if core.last_sent > node.core.heard_sent and core.sid == node.core.sid:
+        sent = core.last_sent > node.core.heard_sent and core.sid == node.core.sid
+        if sent or self.unheard.get(node, False):
             return  # it did send: the network took that away, and no lease helps
         if core.lease.state == "off":
             self.unleased += 1
