@@ -17,6 +17,18 @@ static void put_handover(struct hak_wr *w, uint32_t prepare, uint64_t drained, u
 	}
 }
 
+/* What the peer would else find out by silence. */
+static void put_links(struct hak_engine *e, struct hak_wr *w)
+{
+	uint8_t down = 0;
+
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		if (atomic_load(&e->links[i].interface) != HAK_LINK_WORKS)
+			down |= (uint8_t)(1u << i);
+	if (down)
+		(void)hak_wire_put_raw(w, HAK_REC_LINKS, &down, sizeof down);
+}
+
 void hak_send_heartbeats(struct hak_engine *e)
 {
 	uint32_t armed = atomic_load(&e->armed), prepare;
@@ -52,6 +64,7 @@ void hak_send_heartbeats(struct hak_engine *e)
 		if (atomic_load(&e->role) == HAK_PASSIVE)
 			hak_put_table(&w, &table);
 		put_handover(&w, prepare, drained, armed);
+		put_links(e, &w);
 		hak_send_control(e, i, body, hak_wr_len(&w));
 		hak_count(&e->stats, HAK_STAT_HEARTBEATS_SENT);
 	}

@@ -627,6 +627,14 @@ enum hak_err hak_engine_set_keys(struct hak_engine *e, const uint8_t psk[][32], 
 	return HAK_OK;
 }
 
+void hak_engine_set_link(struct hak_engine *e, unsigned i, unsigned state)
+{
+	if (i >= e->cfg.n_links)
+		return;
+	atomic_store(&e->links[i].interface, (uint8_t)state);
+	hak_wake(e->wake_io);
+}
+
 void hak_engine_set_status(struct hak_engine *e, const struct hak_status *s)
 {
 	bool changed;

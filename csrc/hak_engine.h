@@ -60,6 +60,14 @@ struct hak_engine_cfg {
 	bool adaptive;			/* see hak_pressure.h */
 };
 
+/* What is known of a link's interface, and why a link does not work. */
+enum hak_link_why {
+	HAK_LINK_WORKS = 0,		/* of one that is down: it is silent */
+	HAK_LINK_NO_CARRIER = 1,
+	HAK_LINK_DOWN = 2,		/* administratively, or it is gone */
+	HAK_LINK_PEER = 3,		/* one of the two, on the peer */
+};
+
 #define HAK_EVENTS(X) \
 	X(SESSION_UP, "session.up")	/* a: peer's boot id, b: 1 = a new boot */ \
 	X(SESSION_REKEYED, "session.rekeyed") /* a: the key's print */ \
@@ -68,7 +76,7 @@ struct hak_engine_cfg {
 	X(PEER_DEAD, "peer.dead")	/* a: ns of silence, b: datagrams missing */ \
 	X(PEER_BYE, "peer.bye") \
 	X(LINK_UP, "link.up")		/* a: link */ \
-	X(LINK_DOWN, "link.down")	/* a: link */ \
+	X(LINK_DOWN, "link.down")	/* a: link, b: enum hak_link_why */ \
 	X(PREPARE, "handover.prepare")	/* a: term; see hak_engine_arm() */ \
 	X(UNPREPARED, "handover.off")	/* a: term; nothing comes of it */ \
 	X(HANDOVER, "handover")		/* a: term */ \
@@ -183,6 +191,9 @@ void hak_engine_table(struct hak_engine *e, struct hak_table *out);
  * is wiped; a session made under one goes on. */
 enum hak_err hak_engine_set_keys(struct hak_engine *e, const uint8_t psk[][32], unsigned n);
 void hak_engine_set_priority(struct hak_engine *e, uint16_t priority);
+/* The state of link i's interface, an enum hak_link_why but PEER; told to the peer over
+ * the others. */
+void hak_engine_set_link(struct hak_engine *e, unsigned i, unsigned state);
 void hak_engine_set_status(struct hak_engine *e, const struct hak_status *s);
 enum hak_err hak_engine_set_locals(struct hak_engine *e, const struct hak_locals *l);
 enum hak_err hak_engine_set_announcements(struct hak_engine *e, unsigned n,

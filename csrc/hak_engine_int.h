@@ -73,6 +73,8 @@ struct hak_link {
 	struct hak_suspect suspect;	/* io */
 	struct hak_link_info info;	/* q_lock */
 	_Atomic bool up;
+	_Atomic uint8_t interface;	/* enum hak_link_why, as the daemon sees it */
+	uint8_t seen;			/* io: of that, what was acted upon */
 };
 
 struct hak_session {
@@ -163,6 +165,8 @@ struct hak_engine {
 	_Atomic uint64_t limit_ns, longest_ns;	/* what it says */
 	bool accused;			/* io: peer.dead was emitted */
 	uint64_t slipped_ns;		/* io: when we were late ourselves */
+	bool deaf;			/* io: passive, and its own links are all down */
+	uint64_t deaf_ns;		/* io: when that was last so */
 	_Atomic bool peer_alive;
 	_Atomic bool session_up;
 	_Atomic uint64_t sessions;	/* how many there were */
@@ -289,6 +293,8 @@ void hak_renew_lease(struct hak_engine *e, uint64_t now);
 void hak_heard(struct hak_engine *e, unsigned i, uint64_t now);
 /* Links and peer that were silent for too long; when to look again. */
 uint64_t hak_judge(struct hak_engine *e, uint64_t now);
+/* What the peer says in a heartbeat: a bit for each link that is down over there. */
+void hak_peer_links(struct hak_engine *e, uint8_t down, uint64_t seq);
 /* The loop that should have come round at `meant` did so now. */
 void hak_note_slip(struct hak_engine *e, uint64_t meant, uint64_t now);
 

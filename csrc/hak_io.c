@@ -397,6 +397,14 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			prepares = rec.prepare.term;
 			prepare_seq = rec.prepare.seq;
 			break;
+		case HAK_REC_LINKS: {
+			uint8_t down = hak_rd_u8(&rec.body);
+
+			if (rec.body.bad)
+				return false;
+			hak_peer_links(e, down, seq);
+			break;
+		}
 		case HAK_REC_ARMED:
 			pthread_mutex_lock(&e->q_lock);
 			if (newest)

@@ -5,12 +5,14 @@
  */
 #include "hak_engine_int.h"
 
+enum { DEAF_MS = 5000 };
+
 static uint64_t ms(uint32_t n)
 {
 	return (uint64_t)n * HAK_MS;
 }
 
-static void link_state(struct hak_engine *e, unsigned i, bool up)
+static void link_state(struct hak_engine *e, unsigned i, bool up, enum hak_link_why why)
 {
 	if (atomic_exchange(&e->links[i].up, up) == up)
 		return;
@@ -20,7 +22,7 @@ static void link_state(struct hak_engine *e, unsigned i, bool up)
 	if (!up)
 		e->links[i].info.rtt_us = -1;
 	pthread_mutex_unlock(&e->q_lock);
-	hak_emit(e, up ? HAK_EV_LINK_UP : HAK_EV_LINK_DOWN, i, 0, 0, NULL);
+	hak_emit(e, up ? HAK_EV_LINK_UP : HAK_EV_LINK_DOWN, i, why, 0, NULL);
 }
 
 /* What a silence has to last before it counts. */
@@ -43,7 +45,7 @@ void hak_heard(struct hak_engine *e, unsigned i, uint64_t now)
 
 	learn(e, &l->suspect, l->heard_ns, now);
 	l->heard_ns = now;
-	link_state(e, i, true);
+	link_state(e, i, true, HAK_LINK_WORKS);
 	learn(e, &e->suspect, atomic_exchange(&e->peer_heard_ns, now), now);
 	atomic_store(&e->longest_ns, e->suspect.longest);
 	if (!atomic_exchange(&e->peer_alive, true)) {
@@ -63,12 +65,71 @@ static uint64_t missing(struct hak_engine *e)
 	return n;
 }
 
+/* An interface went down, or lost its carrier: no need to wait for silence.  A heartbeat
+ * brings it back. */
+static void see_interfaces(struct hak_engine *e)
+{
+	bool told = false;
+
+	for (unsigned i = 0; i < e->cfg.n_links; i++) {
+		struct hak_link *l = &e->links[i];
+		uint8_t now = atomic_load(&l->interface);
+
+		if (now == l->seen)
+			continue;
+		l->seen = now;
+		told = true;
+		if (now != HAK_LINK_WORKS)
+			link_state(e, i, false, now);
+	}
+	if (!told)
+		return;
+	pthread_mutex_lock(&e->tx_lock);
+	hak_send_heartbeats(e);
+	pthread_mutex_unlock(&e->tx_lock);
+}
+
+void hak_peer_links(struct hak_engine *e, uint8_t down, uint64_t seq)
+{
+	for (unsigned i = 0; i < e->cfg.n_links; i++)
+		/* a heartbeat that came over it before is no life */
+		if (down >> i & 1 && e->links[i].last_seq < seq) {
+			e->links[i].last_seq = seq;
+			link_state(e, i, false, HAK_LINK_PEER);
+		}
+}
+
+/* A passive node whose own HA interfaces are all administratively down hears nobody by
+ * its own doing: that is no reason to take over.  Nor is the time until one of them has
+ * a carrier again, within reason. */
+static bool is_deaf(struct hak_engine *e, uint64_t now)
+{
+	unsigned down = 0, work = 0;
+
+	for (unsigned i = 0; i < e->cfg.n_links; i++) {
+		down += e->links[i].seen == HAK_LINK_DOWN;
+		work += e->links[i].seen == HAK_LINK_WORKS;
+	}
+	if (down == e->cfg.n_links) {
+		e->deaf = true;
+		e->deaf_ns = now;
+	} else if (e->deaf && (work || now - e->deaf_ns > ms(DEAF_MS))) {
+		e->deaf = false;
+		atomic_store(&e->peer_heard_ns, now);	/* from now on silence counts */
+	}
+	return e->deaf && atomic_load(&e->role) == HAK_PASSIVE;
+}
+
 /* Links and peer: who has been silent for too long? */
 uint64_t hak_judge(struct hak_engine *e, uint64_t now)
 {
-	uint64_t limit = limit_of(e, &e->suspect), next = now + limit;
-	uint64_t heard = atomic_load(&e->peer_heard_ns);
-	bool dead = heard && now - heard >= limit;
+	uint64_t limit = limit_of(e, &e->suspect), next = now + limit, heard;
+	bool deaf, dead;
+
+	see_interfaces(e);
+	deaf = is_deaf(e, now);
+	heard = atomic_load(&e->peer_heard_ns);
+	dead = !deaf && heard && now - heard >= limit;
 
 	for (unsigned i = 0; i < e->cfg.n_links; i++) {
 		uint64_t h = e->links[i].heard_ns, due = h + limit_of(e, &e->links[i].suspect);
@@ -77,7 +138,7 @@ uint64_t hak_judge(struct hak_engine *e, uint64_t now)
 			continue;
 		/* a link may be granted more than the peer, but not beyond its death */
 		if (now >= due || dead)
-			link_state(e, i, false);
+			link_state(e, i, false, HAK_LINK_WORKS);
 		else if (due < next)
 			next = due;
 	}
@@ -93,7 +154,7 @@ uint64_t hak_judge(struct hak_engine *e, uint64_t now)
 			hak_wake(e->wake_capture);	/* stop waiting for its window */
 			hak_peer_prepares(e, 0, 0);
 		}
-	} else if (heard && heard + limit < next) {
+	} else if (!deaf && heard && heard + limit < next) {
 		next = heard + limit;
 	}
 	return next;

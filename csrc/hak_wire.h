@@ -102,6 +102,7 @@ enum hak_rec {			/* record types */
 	HAK_REC_PREPARE = 77,	/* active to passive: HANDOVER comes soon; open your gate */
 	HAK_REC_ARMED = 78,	/* passive to active: u32 term of PREPARE: it is open */
 	HAK_REC_OFFER = 79,	/* u32 number, then FLOW_SYNC records: take these */
+	HAK_REC_LINKS = 80,	/* u8: a bit for each of the sender's links that is down */
 };
 
 /* Body of a flow record and of an expectation record:

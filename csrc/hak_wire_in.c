@@ -535,6 +535,7 @@ static const struct {
 	[HAK_REC_PREPARE] = { "PREPARE", get_prepare },
 	[HAK_REC_ARMED] = { "ARMED", get_term },
 	[HAK_REC_OFFER] = { "OFFER", get_body },
+	[HAK_REC_LINKS] = { "LINKS", get_body },
 };
 
 static bool known(uint8_t type)

@@ -112,6 +112,8 @@ class Engine:
         """What our heartbeats say.  mode: 0 starting 1 passive 2 active 3 fault;
         forced: 0 no 1 active 2 passive; state: 0 starting 1 syncing 2 ready
         3 running 4 frozen; since: Unix time in ms."""
+    def set_link(self, link: int, state: int) -> None:
+        """The state of a link's interface: 0 works 1 no carrier 2 down."""
     def set_priority(self, priority: int) -> None: ...
     def set_keys(self, psk: bytes | bytearray) -> None:
         """Other pre-shared keys, as at the start.  The session goes on; see

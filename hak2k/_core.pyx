@@ -40,7 +40,7 @@ _EVENT_FIELDS = {
     "session.rekeyed": ("key", None, None),
     "peer.dead": ("silent_ns", "missing", None),
     "link.up": ("link", None, None),
-    "link.down": ("link", None, None),
+    "link.down": ("link", "why", None),
     "handover.prepare": ("term", None, None),
     "handover.off": ("term", None, None),
     "handover": ("term", None, None),
@@ -362,6 +362,9 @@ cdef class Engine:
         s.term, s.since_ms = term, since
         with nogil:
             c.hak_engine_set_status(e, &s)
+
+    def set_link(self, unsigned link, unsigned state):
+        c.hak_engine_set_link(self._get(), link, state)
 
     def set_priority(self, uint16_t priority):
         cdef c.hak_engine *e = self._get()

@@ -245,6 +245,7 @@ cdef extern from "hak_engine.h" nogil:
     hak_err hak_engine_verify(hak_engine *e, uint32_t id, bint repair) nogil
     void hak_engine_table(hak_engine *e, hak_table *out)
     hak_err hak_engine_set_keys(hak_engine *e, const uint8_t (*psk)[32], unsigned n)
+    void hak_engine_set_link(hak_engine *e, unsigned i, unsigned state)
     void hak_engine_set_priority(hak_engine *e, uint16_t priority)
     void hak_engine_set_status(hak_engine *e, const hak_status *s)
     hak_err hak_engine_set_locals(hak_engine *e, const hak_locals *l)

@@ -57,6 +57,7 @@ class LinkInfo(TypedDict):
     since: str
     rtt_us: int | None
     interface: str
+    interface_state: Literal["works", "no carrier", "down"]
     local: str
     peer: str
 

@@ -174,10 +174,9 @@ async def _serve(
         loop.call_soon_threadsafe(node.on_snapshot, new)
 
     watch = NetWatch(
-        [i.name for i in config.interface],
+        [*(i.name for i in config.interface), *(link.interface for link in config.link)],
         seen,
         snapshot,
-        slow=[link.interface for link in config.link],
     )
     server = Server(
         config.control.socket,

@@ -70,6 +70,7 @@ class Core(Protocol):
     def set_status(
         self, *, mode: int, forced: int, quality: int, state: int, term: int, since: int
     ) -> None: ...
+    def set_link(self, link: int, state: int) -> None: ...
     def set_priority(self, priority: int) -> None: ...
     def set_keys(self, psk: bytes | bytearray) -> None: ...
     def set_local_addresses(self, addresses: Sequence[bytes]) -> None: ...
@@ -540,6 +541,11 @@ class Engine:
                 term=self._term if term is None else term,
                 since=since,
             )
+
+    def set_link(self, link: int, state: int) -> None:
+        """What is known of a link's interface (`halinks.LinkState`)."""
+        with self._call() as core:
+            core.set_link(link, state)
 
     def set_priority(self, priority: int) -> None:
         """Another priority; the peer hears of it with the next heartbeat."""

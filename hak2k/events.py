@@ -97,7 +97,17 @@ CATALOG: Final[dict[str, Entry]] = {
         "exclude_networks, min_duration_s",
     ),
     "link.up": Entry("info", "an HA link works", ""),
-    "link.down": Entry("warning", "an HA link is silent", "look at cable and switch"),
+    "link.down": Entry(
+        "warning",
+        "an HA link is silent, or its interface is down or has no carrier on either node",
+        "look at cable and switch",
+    ),
+    "link.deaf": Entry(
+        "error",
+        "all HA links are administratively down on this node, or gone: it hears nobody by "
+        "its own doing, and does not take over while it is passive",
+        "set one up again: ip link set NAME up",
+    ),
     "interface.up": Entry("info", "a data interface works", ""),
     "interface.down": Entry(
         "warning", "a data interface is down or lost its carrier", "look at the cable"

@@ -23,8 +23,6 @@ from hak2k._rtnl import Link, Rtnl, open_monitor
 from hak2k.errors import KernelError
 
 POLL_S = 0.1
-# HA links: the heartbeats tell sooner than a carrier could.
-SLOW_POLL_S = 1.0
 # Addresses change rarely and a list of them is long: events, and this often.
 ADDRESS_POLL_S = 5.0
 
@@ -72,7 +70,6 @@ class NetWatch:
     """Calls `notify(snapshot)` in its own thread whenever something changed.
 
     names: interfaces to watch.
-    slow: further ones, asked about once a second.
     notify: must not block; typically `loop.call_soon_threadsafe`.
     first: what is known already; `look(names)` if absent.
     """
@@ -83,14 +80,12 @@ class NetWatch:
         notify: Callable[[Snapshot], None],
         first: Snapshot | None = None,
         *,
-        slow: Iterable[str] = (),
         poll_s: float = POLL_S,
     ) -> None:
         self._names = tuple(names)
-        self._slow = tuple(slow)
         self._notify = notify
         self._poll_s = poll_s
-        self.snapshot = look((*self._names, *self._slow)) if first is None else first
+        self.snapshot = look(self._names) if first is None else first
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="hak2k-netwatch", daemon=True)
 
@@ -114,7 +109,7 @@ class NetWatch:
         poll = select.poll()
         poll.register(monitor, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN | select.POLLHUP)
-        addresses_at = slow_at = 0.0
+        addresses_at = 0.0
         try:
             while True:
                 ready = {fd for fd, _ in poll.poll(self._poll_s * 1000)}
@@ -127,12 +122,6 @@ class NetWatch:
                     now = time.monotonic()
                     found = {n: rtnl.link(n) for n in self._names}
                     links = {n: link for n, link in found.items() if link is not None}
-                    if changed or now >= slow_at:
-                        slow_at = now + SLOW_POLL_S
-                        found = {n: rtnl.link(n) for n in self._slow}
-                    else:
-                        found = {n: self.snapshot.links.get(n) for n in self._slow}
-                    links |= {n: link for n, link in found.items() if link is not None}
                     members = _members(rtnl, links)
                     addresses = self.snapshot.addresses
                     if changed or now >= addresses_at:

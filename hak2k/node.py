@@ -33,6 +33,7 @@ from hak2k.election import Row, deadline, refusal, settled, status, step
 from hak2k.engine import Engine, EngineEvent, PeerInfo, SwapTimes, TableInfo
 from hak2k.errors import ConfigError, HakError, KernelError, RefusedError
 from hak2k.events import EventLog
+from hak2k.halinks import WHY, HaLinks
 from hak2k.health.interfaces import Interfaces, member_news
 from hak2k.health.monitor import Component, Health
 from hak2k.looks import Looks
@@ -140,6 +141,7 @@ class Node:
         self.looks = Looks(self)
         self.lost = Lost(self, ask)
         self.ports = Ports(self)
+        self.links = HaLinks(self)
         self._said: dict[str, tuple[float, int]] = {}  # id: when, not logged since
         self._gate_checked = 0.0
         self.gate_rebuilt = 0  # how often it was not as it should be
@@ -158,6 +160,7 @@ class Node:
         self._set_status(status(self.state))
         self._guard()
         self.engine.start(build_gate=False)
+        self.links.look(self.snapshot)
         loop.add_reader(self.engine.fileno(), self.drain_engine)
         self._tick()
         self._every("gate", GATE_PROBE_S, self._probe_gate)
@@ -467,7 +470,7 @@ class Node:
                     self.feed(model.PeerBye())
             case "link.up" | "link.down":
                 name = self._link_name(int(data.get("link", 0)))
-                word = "works" if event.type == "link.up" else "is silent"
+                word = "works" if event.type == "link.up" else WHY[int(data.get("why", 0))]
                 self.log.emit(event.type, f"link {name} {word}", name=name)
             case "handover.prepare":
                 self.arming.arm(int(data["term"]))
@@ -577,6 +580,7 @@ class Node:
                 "addresses",
                 lambda: self.engine.set_local_addresses(self.ports.addresses()),
             )
+        self.links.look(new)
         if not self.busy:
             self.ports.check()
         self._update_quality()

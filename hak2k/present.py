@@ -110,6 +110,8 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         if verbose:
             rtt = link["rtt_us"]
             trip = "" if rtt is None else f"{rtt} us round trip"
+            if link.get("interface_state", "works") != "works":
+                trip = f"{link['interface']}: {link['interface_state']}"
             out.append(_row("  since", when(link["since"]), trip))
     if verbose:
         stream, table = info["stream"], info["table"]

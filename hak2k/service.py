@@ -95,10 +95,13 @@ class Service:
                     "since": rfc3339(link.since_ms / 1000),
                     "rtt_us": link.rtt_us,
                     "interface": configured.interface,
+                    "interface_state": node.links.text(i),
                     "local": configured.local,
                     "peer": configured.peer,
                 }
-                for link, configured in zip(engine.links(), node.config.link, strict=True)
+                for i, (link, configured) in enumerate(
+                    zip(engine.links(), node.config.link, strict=True)
+                )
             ],
             "stream": {
                 "lag_records": stream.lag_records,

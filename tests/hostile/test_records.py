@@ -87,6 +87,7 @@ BODIES = {
     "TABLE": table(1),
     "PREPARE": record(k2k.PREPARE, struct.pack(">IQ", 1, 1)),
     "ARMED": record(k2k.ARMED, struct.pack(">I", 1)),
+    "LINKS": record(k2k.LINKS, b"\2"),
     "OFFER": record(k2k.OFFER, struct.pack(">I", 1) + udp(FLOW_SYNC, 1)),
 }
 # More of it is more to say.  TABLE without its end is an older node's.

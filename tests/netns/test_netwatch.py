@@ -22,7 +22,7 @@ DATA = ("lan", "wan")
 def watching(two: Two) -> Iterator[list[Snapshot]]:
     seen: list[Snapshot] = []
     with two.fw.enter():
-        watch = NetWatch(DATA, seen.append, slow=["ha0"])
+        watch = NetWatch((*DATA, "ha0"), seen.append)
         seen.append(watch.snapshot)
         watch.start()
     try:

@@ -154,6 +154,9 @@ class FakeCore:
     def set_status(self, **status: int) -> None:
         self._note("set_status", status)
 
+    def set_link(self, link: int, state: int) -> None:
+        self._note("set_link", (link, state))
+
     def set_priority(self, priority: int) -> None:
         self._note("set_priority", priority)
 
