@@ -110,9 +110,7 @@ def _measure(size: int, flips: int, *, cold: bool = False) -> dict[str, Any]:
             engine.call("passivate")
             filled = {"ns": 0}
             if size:
-                filled = tools.run(lab.fw2, "entries", "-m", "fill", "-n", size, timeout=300)
-                if filled["errors"]:
-                    raise RuntimeError(f"{filled['errors']} entries refused: {filled['errno']}")
+                filled = rig.fill(lab.fw2, size)
             lab.fw2.ct.create(_larva())
             stream = Stream(lab, load_cpu)
             try:

@@ -123,7 +123,7 @@ def _suspicions(case: Case, pairs: int) -> dict[str, Any]:
         for lab in labs:
             assert lab.wire is not None
             lab.wire.set(BAD)
-            options = {
+            options: dict[str, Any] = {
                 "heartbeat_ms": case.beat_ms,
                 "dead_after_ms": case.dead_ms,
                 "dead_after_max_ms": case.most_ms,

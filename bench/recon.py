@@ -24,7 +24,7 @@ DIFFERENCES = (0, 1, 1000, None)  # None: all
 RATE, STOPPED_S = 6000, 5.0
 
 
-def _tuple(i: int) -> Tuple:
+def nth_tuple(i: int) -> Tuple:
     """The i-th connection of bench/c/entries.c."""
     a, b = 0x0A490001 + i % 0xFFFF, 0x0A4A0001 + i // 50000
     dotted = [".".join(str(n >> s & 255) for s in (24, 16, 8, 0)) for n in (a, b)]
@@ -47,17 +47,11 @@ def _verify(pair: rig.Pair) -> dict[str, Any]:
     return found
 
 
-def _fill(lab: Lab, size: int) -> None:
-    for node in lab.fw:
-        filled = tools.run(node, "entries", "-m", "fill", "-n", size, timeout=300)
-        if filled["errors"]:
-            raise RuntimeError(f"{filled['errors']} entries refused: {filled['errno']}")
-
-
 def _measure(size: int) -> dict[str, Any]:
     with Lab() as lab:
         rig.prepare(lab)
-        _fill(lab, size)
+        for node in lab.fw:
+            rig.fill(node, size)
         with rig.Pair(lab, keep=True) as pair:
             rows: dict[str, Any] = {}
             for n in DIFFERENCES:
@@ -65,7 +59,7 @@ def _measure(size: int) -> dict[str, Any]:
                     lab.fw2.ct.flush()
                 elif n:
                     step = size // n
-                    lab.fw2.ct.delete(*(rig.entry(_tuple(i * step)) for i in range(n)))
+                    lab.fw2.ct.delete(*(rig.entry(nth_tuple(i * step)) for i in range(n)))
                 rows["all" if n is None else f"{n:,}"] = _verify(pair)
             return rows
 

@@ -56,6 +56,19 @@ def entry(orig: Tuple) -> Entry:
     return Entry(orig, reply)
 
 
+def fill(node: Node, size: int, cpu: int | None = None) -> dict[str, Any]:
+    """Put that many entries of bench/c/entries.c into a table.
+
+    Raises:
+        RuntimeError: the kernel refused some.
+    """
+    options = () if cpu is None else ("-c", cpu)
+    filled = tools.run(node, "entries", "-m", "fill", "-n", size, *options, timeout=300)
+    if filled["errors"]:
+        raise RuntimeError(f"{filled['errors']} entries refused: {filled['errno']}")
+    return filled
+
+
 def lives(lab: Lab, count: int, rate: int, *options: object) -> dict[str, Any]:
     """Run connections through the active firewall; see bench/c/lives.c."""
     return tools.run(
@@ -123,9 +136,14 @@ class Engine:
 
 
 class Pair:
-    """fw1 active, fw2 passive and synced."""
+    """fw1 active, fw2 passive and synced.
 
-    def __init__(self, lab: Lab, *, keep: bool = False, **options: Any) -> None:
+    Args:
+        keep: leave in the tables what is there.
+        start: False: both engines wait for ``start()``.
+    """
+
+    def __init__(self, lab: Lab, *, keep: bool = False, start: bool = True, **options: Any) -> None:
         self.lab = lab
         self.options = options
         self.psk = secrets.token_hex(32)
@@ -133,6 +151,10 @@ class Pair:
         self.b = Engine(lab.fw2, self.psk, **options)
         for node in () if keep else lab.fw:
             node.ct.flush()  # what came over the HA links before the gate was built
+        if start:
+            self.start()
+
+    def start(self) -> None:
         self.b.call("passivate")
         self.a.call("activate")
         self.synced(self.b)

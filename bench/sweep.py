@@ -15,9 +15,9 @@ import socket
 import time
 from typing import Any
 
-from bench import rig, tools
+from bench import rig
 from bench.report import Options, Result, Table, spread
-from hak2k.lab import Entry, Lab, Tuple, topology
+from hak2k.lab import Entry, Lab, Node, Tuple, topology
 from hak2k.lab import ctnl as c
 
 NAME = "sweep"
@@ -30,7 +30,7 @@ QUIET_S, CHUNK = 1.0, 50
 class Probe:
     """One datagram at a time, from the server to the client's masqueraded socket."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, firewall: Node) -> None:
         self.near = lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.near.bind((topology.CLIENT4, 1000))
         self.near.settimeout(0.5)
@@ -40,7 +40,7 @@ class Probe:
         orig = Tuple(topology.CLIENT4, topology.SERVER4, 17, 1000, 9999)
         reply = Tuple(topology.SERVER4, topology.WAN4, 17, 9999, 1000)
         status = c.CONFIRMED | c.SEEN_REPLY | c.ASSURED | c.SRC_NAT
-        lab.fw2.ct.create(Entry(orig, reply, status=status, timeout=LARVAL_S))
+        firewall.ct.create(Entry(orig, reply, status=status, timeout=LARVAL_S))
         self.lost = 0
 
     def some(self) -> list[float]:
@@ -73,12 +73,10 @@ def _measure(size: int) -> dict[str, Any]:
         rig.prepare(lab)
         lab.solo(lab.fw2)
         engine = rig.Engine(lab.fw2, secrets.token_hex(32), cpu=engine_cpu)
-        probe = Probe(lab)
+        probe = Probe(lab, lab.fw2)
         try:
             engine.call("passivate")
-            filled = tools.run(lab.fw2, "entries", "-m", "fill", "-n", size, timeout=300)
-            if filled["errors"]:
-                raise RuntimeError(f"{filled['errors']} entries refused: {filled['errno']}")
+            rig.fill(lab.fw2, size)
             engine.call("activate")
             os.sched_setaffinity(0, {probe_cpu})
             quiet: list[float] = []

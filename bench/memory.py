@@ -1,0 +1,87 @@
+"""What standing by costs: memory for a table of connections, and CPU for nothing.
+
+Real daemons, whose active node's table is full when they start.  Beside them conntrackd,
+which keeps every connection once more in each daemon's own memory, and the floor.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench import peer, rig, variants
+from bench.report import Options, Result, Table, Target
+from hak2k.lab import Lab
+
+NAME = "memory"
+TITLE = "memory of both daemons at N entries, and their CPU when nothing happens"
+
+SIZES = (0, 100_000, 1_000_000)
+IDLE_S = 20
+MIB = 1 << 20
+
+
+def _daemons(size: int, idle_s: float) -> dict[str, Any]:
+    """Resident memory of both daemons, and their share of a CPU while idle."""
+    with Lab() as lab:
+        rig.prepare(lab)
+        if size:
+            rig.fill(lab.fw1, size)
+        lab.start_pair(timeout=240)
+        have = lab.fw2.conntrack_count()
+        if have < size:
+            raise RuntimeError(f"{have} of {size} entries on the passive node")
+        pids = [instance.process.pid for node in lab.fw if (instance := lab.daemons[node]).process]
+        found: dict[str, Any] = {"rss": [variants.resident(pid) for pid in pids]}
+        if idle_s:
+            before, began = [variants.process_ns(pid) for pid in pids], time.monotonic_ns()
+            time.sleep(idle_s)
+            took = time.monotonic_ns() - began
+            found["idle"] = [
+                (variants.process_ns(pid) - then) / took
+                for pid, then in zip(pids, before, strict=True)
+            ]
+            found["idle_s"] = idle_s
+    return found
+
+
+def run(options: Options) -> Result:
+    idle_s = options.pick(IDLE_S, 3)
+    result = Result(NAME, data={"sizes": {}})
+    table = Table(
+        "Resident memory (MiB): active and passive daemon",
+        ("entries", "hak2k", "", "conntrackd FTFW", "", "direct", ""),
+    )
+    sizes = options.pick(SIZES, (0, 20_000))
+    ours: dict[int, list[int]] = {}
+    for size in sizes:
+        with rig.table_size(2 * size) as room:
+            if not room:
+                table.notes.append(f"{size:,} entries: nf_conntrack_max cannot be raised here.")
+                continue
+            found = _daemons(size, 0 if size else idle_s)
+            peers = {mode: peer.bulk(mode, size) for mode in ("ftfw", "direct")}
+        result.data["sizes"][str(size)] = {"hak2k": found, **peers}
+        ours[size] = found["rss"]
+        shown = [found["rss"], *(p["rss"] if p else [float("nan")] * 2 for p in peers.values())]
+        table.rows.append((f"{size:,}", *(float(rss) / MIB for pair in shown for rss in pair)))
+    idle = result.data["sizes"]["0"]["hak2k"]["idle"]
+    table.notes.append("The floor, which holds nothing, takes 2 MiB and its socket buffers.")
+    result.tables += [
+        table,
+        Table(
+            f"Idle for {idle_s} s at 50 ms heartbeats on two links (% of a CPU)",
+            ("daemon", "CPU"),
+            [(role, share * 100) for role, share in zip(("active", "passive"), idle, strict=True)],
+        ),
+    ]
+    largest = max(ours)
+    most = max(ours[largest])
+    theirs = result.data["sizes"][str(largest)]["ftfw"]
+    beside = f"conntrackd FTFW {max(theirs['rss']) / MIB:,.0f}" if theirs else ""
+    result.targets += [
+        Target(f"memory at {largest:,} entries", most / MIB, 64, "MiB", beside=beside),
+        Target("memory that grew with them", (most - max(ours[0])) / MIB, 4, "MiB"),
+        Target("idle daemon", max(idle) * 100, 0.5, "% CPU"),
+    ]
+    return result
