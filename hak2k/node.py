@@ -528,8 +528,7 @@ class Node:
 
     def _heard_again(self) -> bool:
         """It was this interpreter that hung: what it hears of late is over."""
-        info = self.engine.peer()
-        return info is not None and info.alive
+        return (info := self.engine.peer()) is not None and info.alive
 
     def _peer_status(self) -> None:
         info = self.engine.peer()
