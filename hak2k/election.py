@@ -135,23 +135,27 @@ def _live_mode(s: State) -> Mode | None:
     return p.mode if p is not None else None
 
 
+def _told(s: State, peer: Peer) -> State:
+    # A peer that was promoted since then had a life without us.
+    if peer.mode is Mode.ACTIVE and peer.term != s.synced_term and s.synced:
+        s = replace(s, synced=False, sync_asked=None)
+    # A live status says that the farewell, if any, is of an older life.
+    return replace(
+        s,
+        peer=peer,
+        farewell=s.farewell and not peer.alive,
+        # The next promotion of either must be told from all before it,
+        # so we remember the highest term heard of, except while active:
+        # then ours is the number of a promotion that took place.
+        term=s.term if s.mode is Mode.ACTIVE else max(s.term, peer.term),
+    )
+
+
 def _absorb(c: ElectionConfig, s: State, event: Event, now: float) -> State:
     """The facts after an event.  Decides nothing."""
     match event:
         case PeerStatus(peer):
-            # A peer that was promoted since then had a life without us.
-            if peer.mode is Mode.ACTIVE and peer.term != s.synced_term and s.synced:
-                s = replace(s, synced=False, sync_asked=None)
-            # A live status says that the farewell, if any, is of an older life.
-            s = replace(
-                s,
-                peer=peer,
-                farewell=s.farewell and not peer.alive,
-                # The next promotion of either must be told from all before it,
-                # so we remember the highest term heard of, except while active:
-                # then ours is the number of a promotion that took place.
-                term=s.term if s.mode is Mode.ACTIVE else max(s.term, peer.term),
-            )
+            s = _told(s, peer)
         case PeerDead():
             if s.peer is not None:
                 s = replace(s, peer=replace(s.peer, alive=False))
@@ -160,7 +164,7 @@ def _absorb(c: ElectionConfig, s: State, event: Event, now: float) -> State:
             if s.peer is not None:
                 s = replace(s, peer=replace(s.peer, alive=False))
             s = replace(s, farewell=True, syncing=False)
-        case SessionUp(new_boot):
+        case SessionUp(new_boot, told):
             # Whatever was on its way to us ended with the old session.  The table
             # itself stays complete if the peer is a newborn: it has nothing that
             # we lack, and we may be the only one who knows the connections.
@@ -179,6 +183,9 @@ def _absorb(c: ElectionConfig, s: State, event: Event, now: float) -> State:
                     s = replace(s, peer=newborn)
             else:
                 s = replace(s, synced=False)
+            # Both at once: between the two, a peer that is heard would be a dead one.
+            if told is not None:
+                s = _told(s, told)
         case SyncBegin():
             s = replace(s, syncing=True)
         case SyncDone():

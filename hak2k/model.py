@@ -176,9 +176,11 @@ class PeerBye:
 
 @dataclass(frozen=True, slots=True)
 class SessionUp:
-    """A new session; new_boot: with another life of the peer's process."""
+    """A new session; new_boot: with another life of the peer's process.  peer: its
+    status, if it has told one by now."""
 
     new_boot: bool = True
+    peer: Peer | None = None
 
 
 @dataclass(frozen=True, slots=True)

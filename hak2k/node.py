@@ -201,9 +201,9 @@ class Node:
         self._timers[name] = loop.call_later(seconds, run)
 
     def _tick(self) -> None:
+        self.drain_engine()  # first: a late tick must not decide on what is over
         self.feed(model.Tick())
-        now = self.clock()
-        due = deadline(self.rules, self.state, now)
+        due = deadline(self.rules, self.state, now := self.clock())
         wait = TICK_S if due is None else min(TICK_S, due - now + 0.001)
         loop = asyncio.get_running_loop()
         self._timers["tick"] = loop.call_later(wait, self._tick)
@@ -441,8 +441,7 @@ class Node:
                 self._gone = False
                 self.lost.end()
                 self.log.emit("session.up", "session with the peer", new_boot=new_boot)
-                self.feed(model.SessionUp(new_boot))
-                self._peer_status()
+                self.feed(model.SessionUp(new_boot, self._told()))
             case "session.rekeyed":
                 name = f"{int(data['key']):08x}"
                 self.log.emit("session.rekeyed", f"the session goes on under key {name}", key=name)
@@ -459,7 +458,8 @@ class Node:
                 self._missing = int(data.get("missing", 0))
                 ms = round(self._silent_ns / 1e6, 1)
                 self.log.emit("peer.dead", f"{self.peer_name()} is silent", silent_ms=ms)
-                if not self._heard_again():
+                # It may be over by now: then this interpreter hung, and no peer did.
+                if (info := self.engine.peer()) is None or not info.alive:
                     self.feed(model.PeerDead())
                     self.lost.begin()  # after what has to be quick
             case "peer.bye":
@@ -529,19 +529,17 @@ class Node:
     def peer_name(self) -> str:
         return self.state.peer.serial if self.state.peer is not None else "the peer"
 
-    def _heard_again(self) -> bool:
-        """It was this interpreter that hung: what it hears of late is over."""
-        info = self.engine.peer()
-        return info is not None and info.alive
-
-    def _peer_status(self) -> None:
+    def _told(self) -> model.Peer | None:
         info = self.engine.peer()
         if info is None or not info.since:
-            return  # it has said nothing yet in this life: zeroes are no status
-        if info.serial == self.config.node.serial:
-            # Neither would win a tie-break.
+            return None  # it has said nothing yet in this life: zeroes are no status
+        if info.serial == self.config.node.serial:  # neither would win a tie-break
             self.news("peer.conflict", f"the peer is called {info.serial} as well")
-        self.feed(model.PeerStatus(_peer(info, info.alive and not self._gone)))
+        return _peer(info, info.alive and not self._gone)
+
+    def _peer_status(self) -> None:
+        if (peer := self._told()) is not None:
+            self.feed(model.PeerStatus(peer))
 
     # --- interfaces ---
 

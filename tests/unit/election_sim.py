@@ -51,6 +51,7 @@ class Node:
         self.fuse: list[Any] | None = None  # steps left, what then, how long
         self.queue: deque[m.Event] = deque()
         self.inbox: deque[tuple[str, Any]] = deque()
+        self.late: list[m.Event] = []  # what came while the interpreter hung
         self.todo: deque[m.Command] = deque()
         self.busy = self.gone = self.armed = self.pumping = False
         self.fails = 0.0  # how likely a promotion cannot be carried out
@@ -77,7 +78,7 @@ class Node:
         self.stalled_until, self.fuse, self.backlog = 0.0, None, []
         rules = m.ElectionConfig.of(self.name, round(w.beat * 1000), round(w.dead * 1000))
         self.config = replace(rules, **w.swap)
-        self.queue, self.inbox, self.todo = deque(), deque(), deque()
+        self.queue, self.inbox, self.todo, self.late = deque(), deque(), deque(), []
         self.busy = self.gone = self.armed = self.pumping = False
         self.tick_at = FOREVER
         self.state = m.initial(self.clock(), quality=self.quality, priority=self.priority)
@@ -188,7 +189,11 @@ class Node:
             self.pump()
 
     def feed(self, event: m.Event) -> None:
-        self.queue.append(event)
+        # The core is asked first: what it has to say is older than a late tick.
+        if self.world.now < self.stalled_until:
+            self.late.append(event)
+        else:
+            self.queue.append(event)
         self.pump()
 
     def pump(self) -> None:
@@ -209,6 +214,8 @@ class Node:
                     self.step(self.queue.popleft())
                 elif self.inbox and not self.busy:
                     self.translate(*self.inbox.popleft())
+                elif self.late and not self.busy:
+                    self.queue.append(self.late.pop(0))
                 else:
                     break
         finally:
@@ -279,8 +286,7 @@ class Node:
         match kind:
             case "session":
                 self.gone = False
-                self.queue.append(m.SessionUp(data))
-                self.peer_status()
+                self.queue.append(m.SessionUp(data, self.told()))
             case "status":
                 self.peer_status()
             case "alive":
@@ -313,12 +319,17 @@ class Node:
                 self.queue.append(m.SyncLost())
 
     def peer_status(self) -> None:
+        peer = self.told()
+        if peer is not None:
+            self.queue.append(m.PeerStatus(peer))
+
+    def told(self) -> m.Peer | None:
         core = self.core
         assert core is not None
         said = core.peer_said
         if said is None:
-            return
-        peer = m.Peer(
+            return None
+        return m.Peer(
             serial=self.other_name,
             mode=said.mode,
             forced=said.forced,
@@ -328,7 +339,6 @@ class Node:
             term=said.term,
             alive=core.alive and not self.gone,
         )
-        self.queue.append(m.PeerStatus(peer))
 
     # --- commands ---
 
@@ -524,7 +534,15 @@ class World:
             return True
         if core is None or node.halted or node.fuse is not None or self.now < node.stalled_until:
             return False
-        if node.inbox or node.queue or node.todo or node.busy or node.armed or core.handing:
+        if (
+            node.inbox
+            or node.queue
+            or node.late
+            or node.todo
+            or node.busy
+            or node.armed
+            or core.handing
+        ):
             return False
         if core.said is None or core.prepare or core.peer_prepares:
             return False

@@ -467,6 +467,14 @@ def test_a_fault_is_told_and_tried_again() -> None:
     assert state.role is Role.ACTIVE
 
 
+def test_a_session_and_a_status_are_one_event() -> None:
+    """A node that could not be active meets an active peer that it took for dead."""
+    alone = replace(PASSIVE, peer=replace(PEER, alive=False), fault_until=NOW - 1)
+    told = replace(PEER, mode=Mode.ACTIVE, table=TableState.RUNNING)
+    state, _ = run(alone, (0, m.SessionUp(True, told)))
+    assert state.role is Role.PASSIVE
+
+
 # --- table state ---
 
 

@@ -44,6 +44,9 @@ FOUND = [
     (492, (0, 1, 3, 4, 11, 16)),
     # the interpreter hung: a death that was over by then made it active
     (578, (0, 1, 2, 4, 6, 7)),
+    # so did a tick that came before the news
+    (25416, (0, 1, 2, 3, 4, 5, 6, 8, 10, 11, 12, 15, 17, 18)),
+    (46634, (0, 1, 2, 3, 4, 5, 7)),
 ]
 
 

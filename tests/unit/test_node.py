@@ -183,6 +183,24 @@ def test_a_death_that_is_over_when_it_is_heard_of_moves_nothing(tmp_path: Path) 
     run(tmp_path, check)
 
 
+def test_a_late_tick_asks_the_core_first(tmp_path: Path) -> None:
+    """The peer was dead, and this node could not be active; both are over."""
+
+    async def check(rig: Rig) -> None:
+        await rig.passive()
+        rig.node.state = replace(rig.node.state, fault_until=rig.node.clock() + 60)
+        rig.core.say("peer.dead", silent_ns=203_400_000)
+        rig.node.drain_engine()
+        assert rig.node.state.role is Role.PASSIVE
+        rig.core.meet(alive=True)
+        rig.core.say("peer.alive")
+        rig.node.state = replace(rig.node.state, fault_until=rig.node.clock() - 1)
+        rig.node._tick()
+        assert rig.node.state.role is Role.PASSIVE
+
+    run(tmp_path, check)
+
+
 def test_a_peer_that_has_said_nothing_yet_is_not_judged_by_zeroes(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         rig.core.meet(since=0, quality=0)
