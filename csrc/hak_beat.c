@@ -73,26 +73,54 @@ void hak_send_heartbeats(struct hak_engine *e)
 /* A standby promotes itself when it has heard nothing for dead_after_ms.  It hears this
  * heartbeat later than it was sent, so a lease that is a little shorter has ended by
  * then; the rest is for clocks that differ, and frames on their way. */
+static uint64_t lease_length(const struct hak_engine *e)
+{
+	uint64_t dead = (uint64_t)e->cfg.dead_after_ms * HAK_MS;
+
+	return dead - dead / 16;
+}
+
 void hak_renew_lease(struct hak_engine *e, uint64_t now)
 {
-	uint64_t dead = (uint64_t)e->cfg.dead_after_ms * HAK_MS, late = now - e->lessee.until;
+	uint64_t late;
 	struct hak_lease_facts f = {
-		.now = now, .length = dead - dead / 16,
+		.now = now, .length = lease_length(e),
+		.prepared = atomic_load(&e->peer_prepares),
 		.active = atomic_load(&e->role) == HAK_ACTIVE,
 		.heard = atomic_load(&e->peer_alive),
 		.peer_active = atomic_load(&e->peer_mode) == HAK_ACTIVE,
 		.echoed_ns = e->echoed_ns,
 	};
-	enum hak_lease_state before = e->lessee.state;
+	struct hak_lessee before, after;
 
 	if (!e->cfg.lease)
 		return;
-	if (hak_lease_step(&e->lessee, &f)) {
-		if (e->lessee.state == HAK_LEASE_LAPSED)
-			hak_emit(e, HAK_EV_LEASE_LAPSED, late, 0, 0, NULL);
-		else if (before == HAK_LEASE_LAPSED && f.active)
-			hak_emit(e, HAK_EV_LEASE_REGAINED, now - e->lessee.lapsed_ns, 0, 0, NULL);
+	/* in one step: hak_lease_arm() comes from another thread */
+	pthread_mutex_lock(&e->q_lock);
+	before = e->lessee;
+	late = now - before.until;
+	f.armed = e->arming;
+	(void)hak_lease_step(&e->lessee, &f);
+	after = e->lessee;
+	atomic_store(&e->lease_state, after.state);
+	atomic_store(e->cfg.lease->until, after.until);
+	pthread_mutex_unlock(&e->q_lock);
+	if (after.state == before.state || !f.active)
+		return;
+	if (after.state == HAK_LEASE_LAPSED)
+		hak_emit(e, HAK_EV_LEASE_LAPSED, late, 0, 0, NULL);
+	else if (before.state == HAK_LEASE_LAPSED)
+		hak_emit(e, HAK_EV_LEASE_REGAINED, now - after.lapsed_ns, 0, 0, NULL);
+}
+
+void hak_lease_arm(struct hak_engine *e, bool arming)
+{
+	pthread_mutex_lock(&e->q_lock);
+	e->arming = arming;
+	if (arming && e->cfg.lease) {
+		e->lessee.state = HAK_LEASE_ON;
+		e->lessee.until = hak_now() + lease_length(e);
+		atomic_store(e->cfg.lease->until, e->lessee.until);
 	}
-	atomic_store(&e->lease_state, e->lessee.state);
-	atomic_store(e->cfg.lease->until, e->lessee.until);
+	pthread_mutex_unlock(&e->q_lock);
 }

@@ -464,6 +464,7 @@ enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak
 		return HAK_ESYS;
 	}
 	atomic_store(&e->armed, 0);
+	hak_lease_arm(e, false);
 	t2 = hak_now();
 	(void)hak_engine_announce(e);
 	forget_table(e);
@@ -481,6 +482,7 @@ void hak_become_passive(struct hak_engine *e)
 {
 	forget_table(e);
 	atomic_store(&e->armed, 0);
+	hak_lease_arm(e, false);
 	(void)hak_nl_join(&e->events_nl, 0);
 	hak_nl_drain(&e->events_nl);
 	atomic_store(&e->synced, false);

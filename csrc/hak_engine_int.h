@@ -174,7 +174,8 @@ struct hak_engine {
 	_Atomic uint32_t peer_mode;	/* from its STATUS */
 	uint64_t echoed_ns;		/* io: when we sent what the peer answered last */
 	uint64_t lost_ns;		/* io: when the peer was last lost */
-	struct hak_lessee lessee;	/* io */
+	struct hak_lessee lessee;	/* q_lock */
+	bool arming;			/* q_lock: passive, the gate is open or about to be */
 	_Atomic int lease_state;
 
 	/* q_lock */
@@ -286,6 +287,8 @@ unsigned hak_best_link(struct hak_engine *e, bool other);
 
 /* hak_beat.c: a heartbeat on every link; the caller holds tx_lock */
 void hak_send_heartbeats(struct hak_engine *e);
+/* Before the gate of a passive node opens, and after it was closed or the role came. */
+void hak_lease_arm(struct hak_engine *e, bool arming);
 /* Right before them; io thread. */
 void hak_renew_lease(struct hak_engine *e, uint64_t now);
 

@@ -21,7 +21,8 @@
  *
  * Not handled: a switch that floods, where both forward; packets of a connection that is
  * younger than its first record, if they reach the peer earlier than that; a peer that is
- * stopped with its gate open: it closes it when it runs on.
+ * stopped with its gate open, where there is no lease (hak_lease.h): it closes it when it
+ * runs on.
  */
 #include "hak_engine_int.h"
 
@@ -40,9 +41,16 @@ enum hak_err hak_engine_arm(struct hak_engine *e, uint32_t term, struct hak_swap
 	if (atomic_load(&e->role) != HAK_PASSIVE || !term ||
 	    atomic_load(&e->peer_prepares) != term)
 		return HAK_ESTATE;
+	/* If this process hangs from here on, the kernel closes the gate again. */
+	hak_lease_arm(e, true);
 	/* What packets do from here on is read when this node is active. */
-	if (!atomic_load(&e->armed) && hak_open_gate(e))
+	if (!atomic_load(&e->armed) && hak_open_gate(e)) {
+		int keep = errno;
+
+		hak_lease_arm(e, false);
+		errno = keep;
 		return HAK_ESYS;
+	}
 	t1 = hak_now();
 	(void)hak_engine_announce(e);
 	atomic_store(&e->armed, term);

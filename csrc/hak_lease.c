@@ -218,6 +218,19 @@ bool hak_lease_step(struct hak_lessee *l, const struct hak_lease_facts *f)
 	enum hak_lease_state before = l->state;
 	bool standby = f->active && f->heard && !f->peer_active;
 
+	if (!f->active && f->armed) {
+		if (before == HAK_LEASE_ON && f->now >= l->until)
+			l->lapsed_ns = f->now;
+		if (before == HAK_LEASE_LAPSED || (before == HAK_LEASE_ON && f->now >= l->until)) {
+			l->state = HAK_LEASE_LAPSED;
+			l->until = 0;
+		} else {
+			l->state = HAK_LEASE_ON;
+			if (f->prepared || before == HAK_LEASE_OFF)
+				l->until = f->now + f->length;
+		}
+		return l->state != before;
+	}
 	if (!f->active) {
 		l->state = HAK_LEASE_OFF;
 	} else if (before == HAK_LEASE_LAPSED) {

@@ -54,6 +54,8 @@ struct hak_lessee {
 struct hak_lease_facts {
 	uint64_t now, length;		/* ns */
 	bool active;			/* this node forwards */
+	bool armed;			/* passive, its gate is open for a hand-over */
+	bool prepared;			/* the peer says that it goes on */
 	bool heard;			/* the peer is alive */
 	bool peer_active;
 	uint64_t echoed_ns;		/* when we sent what the peer has answered last */
@@ -68,6 +70,11 @@ struct hak_lease_facts {
  *   lapsed   we were late.  The standby may have taken over meanwhile, so the gate
  *            stays closed until it has answered a heartbeat sent since and says that
  *            it did not, or is gone.
+ *
+ * A passive node whose gate is open for a hand-over holds a lease as well, for as long
+ * as the peer says that the hand-over goes on: one that hangs then must not forward
+ * beside a peer that gave up.  Lapsed, it stays so until the gate is closed, or this
+ * node is active.
  */
 bool hak_lease_step(struct hak_lessee *l, const struct hak_lease_facts *f);
 

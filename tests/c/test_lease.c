@@ -95,8 +95,40 @@ static void test_lapsed(void)
 	CHECK(l.until == HAK_LEASE_FOREVER);
 }
 
+/* The gate of a passive node, open for a hand-over. */
+static void test_armed(void)
+{
+	struct hak_lessee l = { .state = HAK_LEASE_ON, .until = 187 * MS };
+	struct hak_lease_facts f = at(50, true, true);
+
+	f.active = false;
+	f.armed = f.prepared = true;
+	CHECK(!hak_lease_step(&l, &f));
+	EQUAL(l.until, f.now + f.length);
+	/* the peer says no more that it goes on: nothing is renewed */
+	f.now = 100 * MS;
+	f.prepared = false;
+	CHECK(!hak_lease_step(&l, &f));
+	EQUAL(l.until, (50 + 187) * MS);
+	/* stopped, and running on: closed, though the peer's old word is read first */
+	f.now = 900 * MS;
+	f.prepared = true;
+	CHECK(hak_lease_step(&l, &f));
+	EQUAL(l.state, HAK_LEASE_LAPSED);
+	EQUAL(l.until, 0);
+	f.now = 950 * MS;
+	CHECK(!hak_lease_step(&l, &f));
+	EQUAL(l.until, 0);
+	/* the gate was closed */
+	f.armed = false;
+	CHECK(hak_lease_step(&l, &f));
+	EQUAL(l.state, HAK_LEASE_OFF);
+	CHECK(l.until == HAK_LEASE_FOREVER);
+}
+
 int main(void)
 {
+	test_armed();
 	test_off();
 	test_renewed();
 	test_lapsed();

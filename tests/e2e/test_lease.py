@@ -3,12 +3,14 @@ standby can take over; a node that was late asks before it goes on."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from hak2k.errors import HakError
 from hak2k.lab import Node, until
-from tests.e2e.duo import Duo, frozen
+from tests.e2e.duo import Duo, Gate, frozen
 
 # As from a switch that has forgotten where everybody is: frames go to both nodes.
 OPTIONS = {"flood": True}
@@ -94,3 +96,58 @@ def test_alone_there_is_no_lease(duo: Duo) -> None:
     duo.lab.start(passive.name)
     duo.ready()
     until(lambda: lease(duo, active)["state"] == "on", 5.0)
+
+
+@contextmanager
+def hung_when_it_opens(duo: Duo, fw: Node) -> Iterator[None]:
+    """The daemon is stopped dead as soon as its gate is open."""
+    over = threading.Event()
+
+    def watch() -> None:
+        with Gate(fw) as gate:
+            while not over.is_set():
+                if gate.state() == "open":
+                    duo.lab.daemons.hang(fw)
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_passive_node_that_hangs_with_its_gate_open_is_fenced(duo: Duo) -> None:
+    """In a planned swap both gates are open for some milliseconds; it hangs then."""
+    tap = duo.lab.tap
+    for _ in range(10):
+        giver, taker = duo.active, duo.passive
+        stood, before = duo.position(giver), duo.position(taker)
+        try:
+            with hung_when_it_opens(duo, taker), suppress(HakError):
+                duo.ask(giver, "passive", timeout=1)
+            if "handover.failed" in duo.ids(giver, stood):
+                assert duo.mode(giver) == "active"
+                assert duo.gate(taker) == "open"
+                tap.mute(taker.name)
+                tap.reset()
+                duo.progress(SECOND)
+                assert tap.count(taker.name, "in") > 50
+                assert [f for f in tap.frames() if f.direction == "out"] == [], tap.report()
+                break
+        finally:
+            tap.mute(taker.name, False)
+            duo.lab.daemons.unhang(taker)
+        duo.heal()  # it had the role already, or had not opened yet
+    else:
+        raise AssertionError("never stopped in time")
+    # It runs on, and finds that nothing came of it, or the hand-over itself in its socket.
+    known = {"handover.disarmed", "role.active"}
+    until(lambda: known & set(duo.ids(taker, before)), 5)
+    duo.heal()
+    duo.gates()
+    duo.equal()
+    duo.progress()
+    assert lease(duo, duo.passive)["state"] == "off"
