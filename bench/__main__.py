@@ -58,6 +58,7 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a target is missed")
     parser.add_argument("--swaps", type=int, default=0, help="handover: how many")
     parser.add_argument("--rate", type=int, default=0, help="handover: packets a second")
+    parser.add_argument("--rounds", type=int, default=0, help="of each that takes a median")
     parser.add_argument("--large", action="store_true", help="flip: with 4,000,000 entries as well")
     found = parser.parse_args()
     for name in found.names:
@@ -102,7 +103,9 @@ def main() -> int:
         return 1
     assert privileged()
     tools.build()
-    options = report.Options(arguments.quick, arguments.swaps, arguments.rate, arguments.large)
+    options = report.Options(
+        arguments.quick, arguments.swaps, arguments.rate, arguments.large, arguments.rounds
+    )
     about = report.machine()
     print(report.heading(about), end="\n\n", flush=True)
     results = []

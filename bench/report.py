@@ -24,6 +24,7 @@ class Options:
     Attributes:
         quick: fewer and smaller: to see that it works, not what it costs.
         swaps, rate: of `handover`; 0: as it thinks best.
+        rounds: how often, where a median is taken; 0: as it thinks best.
         large: also with four million entries, where that is asked for.
     """
 
@@ -31,6 +32,11 @@ class Options:
     swaps: int = 0
     rate: int = 0
     large: bool = False
+    rounds: int = 0
+
+    def times(self, full: int) -> int:
+        """How many rounds; ``full``: for a figure that is to be believed."""
+        return self.rounds or self.pick(full, 1)
 
     def pick(self, full: Any, quick: Any) -> Any:
         return quick if self.quick else full
