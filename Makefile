@@ -162,11 +162,21 @@ root = [[ $$(id -u) == 0 ]] || { echo 'make: $@ makes network namespaces: run it
 sim: build ## the election through SIM_SCHEDULES schedules of random faults
 	@$(BIN)/python -m tests.unit.election_chaos $(SIM_SCHEDULES)
 
-.PHONY: bench
-bench: build peer ## measure, print tables (root)
+# The pictures need more than the tests do.
+$(B)/venv-bench: pyproject.toml $(B)/venv
+	@echo 'venv: installing from PyPI what the pictures need'
+	@$(call quietly,$(B)/pip-bench.log,$(BIN)/python -m pip install --group bench)
+	@touch $@
+
+.PHONY: bench bench-quick
+bench: build peer $(B)/venv-bench ## measure beside conntrackd; tables, goals, pictures (root, an hour)
 	@$(call root)
 	@$(call need,bench/__main__.py)
 	@$(BIN)/python -m bench
+
+bench-quick: build peer $(B)/venv-bench ## the same in less than a minute: does it work?
+	@$(call root)
+	@$(BIN)/python -m bench --quick cost saturate latency bulk memory python micro size
 
 # ---- check ----------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ NAMES = (
     "saturate",
     "crash",
     "flood",
-    "codec",
+    "micro",
     "policy",
     "bulk",
     "memory",
@@ -30,6 +30,8 @@ NAMES = (
     "handover",
     "liveness",
 )
+
+STORED = ("goals", "plots")
 
 
 def _long(module: ModuleType) -> bool:
@@ -45,7 +47,10 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure hak2k on this machine's kernel. Needs root.",
-        epilog=f"names (default: all but those marked *, which take long):\n{names}",
+        epilog=f"names (default: all but those marked *, which take long):\n{names}\n"
+        "or, of what is in bench/out:\n"
+        "  goals  what was measured beside what is aimed at\n"
+        "  plots  pictures, SVG and PNG",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure")
@@ -53,16 +58,44 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a target is missed")
     parser.add_argument("--swaps", type=int, default=0, help="handover: how many")
     parser.add_argument("--rate", type=int, default=0, help="handover: packets a second")
+    parser.add_argument("--rounds", type=int, default=0, help="of each that takes a median")
+    parser.add_argument("--large", action="store_true", help="flip: with 4,000,000 entries as well")
     found = parser.parse_args()
     for name in found.names:
-        if name not in modules:
+        if name not in (*modules, *STORED):
             parser.error(f"no measurement named {name!r}")
     return found
+
+
+def _stored(names: list[str]) -> int:
+    """Tell, or draw, what is in bench/out."""
+    contents = report.stored()
+    if not contents:
+        print("bench: nothing was measured yet: bench/out is empty", file=sys.stderr)
+        return 1
+    if "goals" in names:
+        print(report.render(report.goals(contents)))
+    if "plots" in names:
+        _draw()
+    return 0
+
+
+def _draw() -> None:
+    """Pictures of what is in bench/out, if there is something to draw them with."""
+    try:
+        from bench import plots
+    except ImportError as error:
+        print(f"bench: no pictures: {error} (`make bench` installs it)", file=sys.stderr)
+        return
+    for path in plots.draw({content["name"]: content for content in report.stored()}):
+        print(path)
 
 
 def main() -> int:
     modules = {name: importlib.import_module(f"bench.{name}") for name in NAMES}
     arguments = _arguments(modules)
+    if set(arguments.names) & set(STORED):
+        return _stored(arguments.names)
     try:
         ensure_privileges()
     except PrivilegeError as error:
@@ -70,7 +103,9 @@ def main() -> int:
         return 1
     assert privileged()
     tools.build()
-    options = report.Options(arguments.quick, arguments.swaps, arguments.rate)
+    options = report.Options(
+        arguments.quick, arguments.swaps, arguments.rate, arguments.large, arguments.rounds
+    )
     about = report.machine()
     print(report.heading(about), end="\n\n", flush=True)
     results = []
@@ -91,7 +126,8 @@ def main() -> int:
         results.append(result)
     targets = report.verdicts(results)
     if targets.rows:
-        print(report.render(targets))
+        print(report.render(targets), end="\n\n")
+    _draw()
     missed = any(not t.met for result in results for t in result.targets)
     return 1 if failed or (missed and arguments.strict) else 0
 

@@ -162,7 +162,7 @@ def run(options: Options) -> Result:
         ("entries", "quiet p50", "p99", "max", "copying p50", "p99", "max", "lost"),
     )
     for size in options.pick(SIZES, (20_000,)):
-        rounds = options.pick(5 if size <= SIZES[0] else 3, 1)
+        rounds = options.times(5 if size <= SIZES[0] else 3)
         with rig.table_size(2 * size) as room:
             if not room:
                 copies.notes.append(f"{size:,} entries: nf_conntrack_max cannot be raised here.")

@@ -183,7 +183,7 @@ def _goals(found: dict[str, dict[str, Any]]) -> list[Target]:
 
 
 def run(options: Options) -> Result:
-    seconds, rounds = options.pick(3, 1), options.pick(5, 1)
+    seconds, rounds = options.pick(3, 1), options.times(5)
     names = variants.known(*VARIANTS)
     result = Result(NAME, data={"seconds": seconds, "rounds": rounds, "rates": {}})
     runs = _rounds(names, RATE, seconds, rounds)

@@ -6,6 +6,9 @@ first packet's time is the client's kernel's, at reception; it counts from just
 before the call, and so contains the gate, the forwarding and up to 10 us of waiting
 for the next datagram.  Neighbours are known beforehand, except in the series "ARP":
 there the firewall has to ask for the client's hardware address first.
+
+Beside it: how long conntrackd takes to commit its cache of as many entries, which its
+users wait for at that moment.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import subprocess
 import time
 from typing import Any
 
-from bench import rig, tools
+from bench import peer, rig, tools
 from bench.report import Options, Result, Table, Target, spread
 from hak2k.lab import Entry, Lab, Tuple, topology
 from hak2k.lab import ctnl as c
@@ -27,6 +30,7 @@ TITLE = "gate flip and first packet at 0, 100k and 1M entries"
 LARVAL_S = 8 * 86400
 CLOSED_S, OPEN_S = 0.025, 0.004
 INTERVAL_US, GAP_MS = 10, 10
+PEER_MOST = 1_000_000  # its commit takes ten seconds then
 
 
 def _larva() -> Entry:
@@ -127,12 +131,15 @@ def _measure(size: int, flips: int, *, cold: bool = False) -> dict[str, Any]:
 
 def run(options: Options) -> Result:
     flips = options.pick(40, 20)
-    sizes = options.pick((0, 100_000, 1_000_000), (0, 100_000))
+    sizes = options.pick((0, 100_000, 1_000_000), (0, 20_000))
+    if options.large:
+        sizes = (*sizes, 4_000_000)
     result = Result(NAME, data={"flips": flips, "interval_us": INTERVAL_US, "sizes": {}})
     table = Table(
         f"Gate flip and first forwarded packet, {flips} flips each (us)",
-        ("entries", "gate p50", "p95", "swap p50", "p95", "first packet p50", "p95", "max"),
+        ("entries", "gate p50", "p95", "swap p50", "p95", "packet p50", "p95", "max", "peer ms"),
     )
+    beside = ""
     worst = {"gate": 0.0, "first": 0.0}
     for size, cold in (*((size, False) for size in sizes), (0, True)):
         with rig.table_size(size) as room:
@@ -140,23 +147,27 @@ def run(options: Options) -> Result:
                 table.notes.append(f"{size:,} entries: nf_conntrack_max cannot be raised here.")
                 continue
             found = _measure(size, flips, cold=cold)
+            theirs = peer.bulk("ftfw", size) if 0 < size <= PEER_MOST else None
         stats = {name: spread(values) for name, values in found["series"].items()}
         label = f"{size:,}" + (" ARP" if cold else "")
-        result.data["sizes"][label] = {**found, "stats": stats}
+        result.data["sizes"][label] = {**found, "stats": stats, "ftfw": theirs}
         gate, total, first = stats["gate"], stats["total"], stats["first"]
         row = (gate["p50"], gate["p95"], total["p50"], total["p95"],
                first["p50"], first["p95"], first["max"])  # fmt: skip
-        table.rows.append((label, *(ns / 1000 for ns in row)))
+        commit = theirs["commit_ns"] / 1e6 if theirs else float("nan")
+        table.rows.append((label, *(ns / 1000 for ns in row), commit))
+        if theirs:
+            beside = f"conntrackd's commit at {label}: {commit:,.0f} ms"
         if not cold:
             worst = {name: max(ns, stats[name]["p95"]) for name, ns in worst.items()}
     table.notes.append(
         "gate: listening begins, one nftables transaction; swap: with announcements. "
         "First packet: from the call to the client's kernel, a datagram every 10 us. "
-        "ARP: the client's hardware address was unknown."
+        "ARP: the client's hardware address was unknown. peer: conntrackd's commit."
     )
     result.tables.append(table)
     result.targets += [
-        Target("gate flip p95, worst size", worst["gate"] / 1000, 200, "us"),
+        Target("gate flip p95, worst size", worst["gate"] / 1000, 200, "us", beside=beside),
         Target("call to first packet p95, worst size", worst["first"] / 1000, 200, "us"),
     ]
     return result

@@ -24,11 +24,19 @@ class Options:
     Attributes:
         quick: fewer and smaller: to see that it works, not what it costs.
         swaps, rate: of `handover`; 0: as it thinks best.
+        rounds: how often, where a median is taken; 0: as it thinks best.
+        large: also with four million entries, where that is asked for.
     """
 
     quick: bool = False
     swaps: int = 0
     rate: int = 0
+    large: bool = False
+    rounds: int = 0
+
+    def times(self, full: int) -> int:
+        """How many rounds; ``full``: for a figure that is to be believed."""
+        return self.rounds or self.pick(full, 1)
 
     def pick(self, full: Any, quick: Any) -> Any:
         return quick if self.quick else full
@@ -203,8 +211,36 @@ def show(result: Result) -> None:
 
 def verdicts(results: Sequence[Result]) -> Table:
     """The table of all targets."""
-    table = Table("Targets", ("figure", "measured", "limit", "unit", ""))
-    for result in results:
-        for t in result.targets:
-            table.rows.append((t.name, t.value, t.limit, t.unit, "ok" if t.met else "MISSED"))
+    return _judged([(t.name, t) for result in results for t in result.targets])
+
+
+def _judged(targets: Sequence[tuple[str, Target]]) -> Table:
+    table = Table("Goals", ("figure", "measured", "goal", "unit", ""))
+    for name, t in targets:
+        goal = f"{'>=' if t.least else '<='} {t.limit:,g}"
+        table.rows.append((name, t.value, goal, t.unit, "ok" if t.met else "MISSED"))
+        if t.beside:
+            table.notes.append(f"{name}: {t.beside}.")
+    return table
+
+
+def stored() -> list[dict[str, Any]]:
+    """What is in bench/out, the oldest first."""
+    found = [
+        json.loads(path.read_text()) for path in OUT.glob("*.json") if path.stem != "micro-raw"
+    ]
+    return sorted(found, key=lambda content: str(content["machine"]["time"]))
+
+
+def goals(contents: Sequence[dict[str, Any]]) -> Table:
+    """The table of all targets, of what was stored."""
+    targets = []
+    for content in contents:
+        for t in content["targets"]:
+            target = Target(**{key: value for key, value in t.items() if key != "met"})
+            targets.append((target.name, target))
+    table = _judged(targets)
+    for content in contents:
+        if content["quick"] and content["targets"]:
+            table.notes.append(f"{content['name']}: of a quick run, which says little.")
     return table

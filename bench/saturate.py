@@ -91,7 +91,7 @@ def _goals(found: dict[str, float]) -> list[Target]:
 
 
 def run(options: Options) -> Result:
-    lives, rounds = options.pick((60_000, 5), (15_000, 1))
+    lives, rounds = options.pick(60_000, 15_000), options.times(5)
     names = variants.known(*options.pick(VARIANTS, QUICK))
     result = Result(NAME, data={"lives": lives, "mask": variants.mask(), "runs": {}})
     runs: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in names}

@@ -121,21 +121,25 @@ class Variant(ABC):
         active, passive = (sum(rig.thread_ns(pid, self.threads).values()) for pid in self.pids)
         return active, passive
 
-    def drained(self, quiet: float = 0.15, busy: float = 0.03, timeout: float = 60) -> float:
+    def drained(self, quiet: float = 0.15, busy: float = 0.06, timeout: float = 60) -> float:
         """Wait until nothing is under way any more.
+
+        Args:
+            quiet: for how many seconds both processes must do next to nothing,
+            busy: which is less than this share of a CPU.
 
         Returns:
             When that began, by ``time.monotonic()``.
         """
-        began = time.monotonic()
-        last, since = sum(self.cpu()), began
+        seen = since = time.monotonic()
+        last = sum(self.cpu())
 
         def still() -> bool:
-            nonlocal last, since
+            nonlocal last, seen, since
             now, used = time.monotonic(), sum(self.cpu())
-            if used - last > busy * 0.02e9:
+            if used - last > busy * (now - seen) * 1e9:
                 since = now
-            last = used
+            last, seen = used, now
             return now - since >= quiet
 
         until(still, timeout, f"{self.name} to have nothing to do", interval=0.02)

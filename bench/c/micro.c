@@ -1,34 +1,32 @@
-/* bench_codec.c - nanoseconds per step of the codec, as one line of JSON.
+/* micro.c - single steps of the core, as a library for bench/steps.py.
  *
  *   decode        a TCP event of ctnetlink -> struct hak_flow
  *   encode        -> a record (UPDATE; and NEW with NAT)
  *   decode_wire   a record -> struct hak_flow
  *   build         -> a ctnetlink request (update; and create with NAT)
- *   hash          the keyed identity
+ *   hash, digest  the keyed identity; an entry into the sums of a comparison
+ *   seal, open    a full datagram; the copy into place counts in both
+ *   ring          a datagram into the sender's ring, and acknowledged
+ *   hold          a datagram into the receiver's ring, and done with
  *
- * Best of several rounds, since whatever disturbs a round makes it longer.
- * `make -C tests/c bench_codec` builds and runs it.
+ * A call runs a step many times, so that what the caller's language takes for a call
+ * does not count.
  */
 #include <netinet/in.h>
 #include <stdio.h>
-#include <time.h>
+#include <stdlib.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nf_conntrack_tcp.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include "hak_ct.h"
+#include "hak_crypto.h"
 #include "hak_ct_tuple.h"
+#include "hak_digest.h"
 #include "hak_siphash.h"
+#include "hak_stream.h"
 #include "hak_wire.h"
 
-enum { TURNS = 200000, ROUNDS = 15, MAX = 1024 };
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
+enum { MAX = 1024, TEXT = HAK_PAYLOAD_MAX };
 
 /* The compiler must not know what `p` points to before or after. */
 static inline void opaque(void *p)
@@ -42,12 +40,23 @@ struct bench {
 	struct hak_record rec;
 	uint8_t event[MAX], update[MAX], birth[MAX], out[MAX];
 	size_t event_len, update_len, birth_len;
+	struct hak_aead sealing, opening;
+	struct hak_digest digest;
+	struct hak_tx tx;
+	struct hak_rx rx;
+	uint8_t text[TEXT], sealed[TEXT], work[TEXT], tag[HAK_TAG_LEN];
 };
+
+int micro_count(void);
+const char *micro_name(int step);
+struct bench *micro_open(void);
+void micro_close(struct bench *b);
+void micro_run(struct bench *b, int step, unsigned turns);
 
 static void check(enum hak_err e, const char *what)
 {
 	if (e) {
-		fprintf(stderr, "bench_codec: %s: %s\n", what, hak_strerror(e));
+		fprintf(stderr, "micro: %s: %s\n", what, hak_strerror(e));
 		__builtin_trap();
 	}
 }
@@ -117,21 +126,42 @@ static void hash(struct bench *b)
 	opaque(&h);
 }
 
-static double measure(struct bench *b, void (*step)(struct bench *))
+static void digest(struct bench *b)
 {
-	uint64_t best = UINT64_MAX;
+	hak_digest_add_flow(&b->digest, &b->flow);
+}
 
-	for (int r = 0; r < ROUNDS; r++) {
-		uint64_t t = now();
+static void seal(struct bench *b)
+{
+	memcpy(b->work, b->text, TEXT);
+	check(hak_aead_seal(&b->sealing, HAK_KIND_DATA, 1, b->event, HAK_HDR_LEN, b->work, TEXT,
+			    b->out, false), "seal");
+}
 
-		for (int i = 0; i < TURNS; i++) {
-			opaque(b);
-			step(b);
-		}
-		t = now() - t;
-		best = t < best ? t : best;
-	}
-	return (double)best / TURNS;
+static void open_sealed(struct bench *b)
+{
+	memcpy(b->work, b->sealed, TEXT);
+	check(hak_aead_open(&b->opening, HAK_KIND_DATA, 1, b->event, HAK_HDR_LEN, b->work, TEXT,
+			    b->tag, false), "open");
+}
+
+static void ring(struct bench *b)
+{
+	struct hak_sent *d = hak_tx_slot(&b->tx);
+	struct hak_ack a = { .next = b->tx.next + 1, .applied = b->tx.next + 1 };
+
+	memcpy(d->bytes, b->sealed, TEXT);
+	d->len = TEXT;
+	d->records = 1;
+	hak_tx_commit(&b->tx, 1);
+	check(hak_tx_ack(&b->tx, &a), "acknowledge");
+}
+
+static void hold(struct bench *b)
+{
+	check(hak_rx_wanted(&b->rx, b->rx.next), "receive");
+	hak_rx_put(&b->rx, b->rx.next, b->text, TEXT, 1);
+	hak_rx_done(&b->rx, b->rx.next);
 }
 
 /* What ctnetlink_conntrack_event writes for a state change of TCP. */
@@ -187,33 +217,79 @@ static struct hak_flow make_flow(void)
 	return f;
 }
 
-int main(void)
-{
-	static const struct {
-		const char *name;
-		void (*step)(struct bench *);
-	} steps[] = {
-		{ "decode", decode },
-		{ "encode_update", encode_update },
-		{ "encode_new_nat", encode_new },
-		{ "decode_wire_update", decode_update },
-		{ "decode_wire_new_nat", decode_new },
-		{ "build_update", build_update },
-		{ "build_create_nat", build_create },
-		{ "hash", hash },
-	};
-	static struct bench b;
+static const struct {
+	const char *name;
+	void (*step)(struct bench *);
+} steps[] = {
+	{ "decode", decode },
+	{ "encode_update", encode_update },
+	{ "encode_new_nat", encode_new },
+	{ "decode_wire_update", decode_update },
+	{ "decode_wire_new_nat", decode_new },
+	{ "build_update", build_update },
+	{ "build_create_nat", build_create },
+	{ "hash", hash },
+	{ "digest", digest },
+	{ "seal", seal },
+	{ "open", open_sealed },
+	{ "ring", ring },
+	{ "hold", hold },
+};
 
-	b.flow = b.nat = make_flow();
-	b.nat.reply.dst[3] = 1;
-	b.nat.reply.dport = 61000;
-	b.nat.have |= HAK_HAS_MARK;
-	make_event(&b);
-	b.update_len = make_record(b.update, HAK_REC_FLOW_UPDATE, &b.flow);
-	b.birth_len = make_record(b.birth, HAK_REC_FLOW_NEW, &b.nat);
-	printf("{\"bench\": \"codec\", \"flow_bytes\": %zu", sizeof(struct hak_flow));
-	for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
-		printf(", \"%s_ns\": %.1f", steps[i].name, measure(&b, steps[i].step));
-	puts("}");
-	return 0;
+int micro_count(void)
+{
+	return (int)(sizeof steps / sizeof *steps);
+}
+
+const char *micro_name(int step)
+{
+	return steps[step].name;
+}
+
+void micro_run(struct bench *b, int step, unsigned turns)
+{
+	for (unsigned i = 0; i < turns; i++) {
+		opaque(b);
+		steps[step].step(b);
+	}
+}
+
+struct bench *micro_open(void)
+{
+	static const uint8_t key[HAK_KEY_LEN] = { 1 };
+	struct bench *b = calloc(1, sizeof *b);
+
+	if (!b)
+		return NULL;
+	b->flow = b->nat = make_flow();
+	b->nat.reply.dst[3] = 1;
+	b->nat.reply.dport = 61000;
+	b->nat.have |= HAK_HAS_MARK;
+	make_event(b);
+	b->update_len = make_record(b->update, HAK_REC_FLOW_UPDATE, &b->flow);
+	b->birth_len = make_record(b->birth, HAK_REC_FLOW_NEW, &b->nat);
+	check(hak_aead_init(&b->sealing, key, true), "key");
+	check(hak_aead_init(&b->opening, key, false), "key");
+	check(hak_digest_init(&b->digest), "digest");
+	hak_digest_begin(&b->digest, HAK_DIGEST_BITS_MAX, key, 1);
+	check(hak_tx_init(&b->tx), "ring");
+	check(hak_rx_init(&b->rx), "ring");
+	hak_tx_reset(&b->tx);
+	hak_rx_reset(&b->rx);
+	for (unsigned i = 0; i < TEXT; i++)
+		b->text[i] = (uint8_t)i;
+	memcpy(b->sealed, b->text, TEXT);
+	check(hak_aead_seal(&b->sealing, HAK_KIND_DATA, 1, b->event, HAK_HDR_LEN, b->sealed, TEXT,
+			    b->tag, false), "seal");
+	return b;
+}
+
+void micro_close(struct bench *b)
+{
+	hak_aead_free(&b->sealing);
+	hak_aead_free(&b->opening);
+	hak_digest_free(&b->digest);
+	hak_tx_free(&b->tx);
+	hak_rx_free(&b->rx);
+	free(b);
 }
