@@ -40,6 +40,7 @@ from hak2k.looks import Looks
 from hak2k.lost import Ask, Lost
 from hak2k.model import Forced, Mode, Role
 from hak2k.netwatch import Snapshot
+from hak2k.news import NEWS
 from hak2k.ping import answering
 from hak2k.ports import Ports
 from hak2k.quality import quality
@@ -52,23 +53,6 @@ GATE_PROBE_S: Final = 0.25  # one netlink question
 GATE_CHECK_S: Final = 5.0  # a listing through libnftables
 TICK_S: Final = 0.25  # at the latest; the election names earlier times
 LOG_GAP_S: Final = 1.0  # between two events of one id that may come in floods
-
-# Engine events that are only logged: id there and here, text.
-_NEWS: Final = {
-    "overrun": "the kernel's event queue overran",
-    "table.full": "the conntrack table is full",
-    "apply.error": "the kernel refused an entry",
-    "slip": "our heartbeat timer was late",
-    "hello.refused": "a handshake was refused",
-    "sync.sent": "a full copy was sent",
-    "masquerade.trapped": "a device or address went; the peer keeps what was masqueraded to it",
-    "policy.differs": "the two nodes' [stream] policies differ: compare protocols, exclude_mark, "
-    "exclude_local, exclude_networks and min_duration_s",
-    "lease.lapsed": "this node was late; the kernel closed its gate until the standby answers",
-    "lease.regained": "the standby did not take over; the gate is open again",
-    "split.offered": "what began here during the split was offered to the node that stays active",
-    "sweep.done": "all taken-over entries have natural timeouts",
-}
 
 
 class Node:
@@ -504,10 +488,10 @@ class Node:
             case "stream.lost":
                 self.news("stream.lost", "the stream has a gap")
                 self.feed(model.SyncLost())
-            case kind if kind in _NEWS:
+            case kind if kind in NEWS:
                 for name in [n for n in data if n == "ns" or n.endswith("_ns")]:
                     data[name[:-2] + "ms"] = round(data.pop(name) / 1e6, 1)
-                self.news(kind, _NEWS[kind], **data)
+                self.news(kind, NEWS[kind], **data)
             case kind:
                 self.news("daemon.error", f"unknown engine event {kind}")
 
@@ -538,8 +522,15 @@ class Node:
         return _peer(info, info.alive and not self._gone)
 
     def _peer_status(self) -> None:
-        if (peer := self._told()) is not None:
-            self.feed(model.PeerStatus(peer))
+        if (peer := self._told()) is None:
+            return
+        before = self.state.peer
+        self.feed(model.PeerStatus(peer))
+        active = self.state.role is Role.ACTIVE and not self.state.accepted
+        if active and _gave_way(before, self.state.peer):
+            # Both were active, and it was the first to decide: it may have announced
+            # itself last, and the switches send it what is for this node.
+            self.announce_all()
 
     # --- interfaces ---
 
@@ -800,4 +791,13 @@ def _peer(info: PeerInfo, alive: bool) -> model.Peer:
         table=model.TableState(info.state),
         term=info.term,
         alive=alive,
+    )
+
+
+def _gave_way(before: model.Peer | None, now: model.Peer | None) -> bool:
+    return (
+        before is not None
+        and now is not None
+        and before.mode is Mode.ACTIVE
+        and now.mode is Mode.PASSIVE
     )

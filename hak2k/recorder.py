@@ -40,6 +40,8 @@ VERSION: Final = 1
 FILE_BYTES: Final = 1 << 20  # of each of the two files
 WAITING_MAX: Final = 1000  # lines that the writer may be behind
 CHANGES_KEPT: Final = 64  # changes of role, in memory
+# Events that belong to a change of role.
+OF_A_CHANGE: Final = ("role.", "handover.", "split.", "flap.")
 OF_A_DEATH: Final = ("stream.cut", "peer.process", "peer.machine")  # told after it
 
 _CLASSES: Final[dict[str, type[Any]]] = {
@@ -118,7 +120,7 @@ class Changes:
             self._death.log.append(event)
         if event["id"].startswith("peer."):
             self._death = None  # what is found out later is of another time
-        if not event["id"].startswith(("role.", "handover.", "split.")):
+        if not event["id"].startswith(OF_A_CHANGE):
             return
         if self._leading:
             self._early.append(event)
@@ -177,7 +179,7 @@ class Recorder:
 
     def log(self, event: dict[str, Any]) -> None:
         """An event of the event log; those that belong to a change are kept with it."""
-        kept = event["id"].startswith(("role.", "handover.", "split.", "peer.", "daemon."))
+        kept = event["id"].startswith((*OF_A_CHANGE, "peer.", "daemon."))
         if kept or event["id"] in OF_A_DEATH:
             self.changes.log(event)
             self._put({"kind": "event", "event": event}, None)
