@@ -46,7 +46,7 @@ from hak2k.ports import Ports
 from hak2k.quality import quality
 from hak2k.recorder import Recorder
 from hak2k.settings import Config, changed, reloadable
-from hak2k.swap import announce_delays
+from hak2k.swap import announce_delays, gave_way
 
 READY_WAIT_S: Final = 2.0  # a command waits that long for what it needs
 GATE_PROBE_S: Final = 0.25  # one netlink question
@@ -526,10 +526,7 @@ class Node:
             return
         before = self.state.peer
         self.feed(model.PeerStatus(peer))
-        active = self.state.role is Role.ACTIVE and not self.state.accepted
-        if active and _gave_way(before, self.state.peer):
-            # Both were active, and it was the first to decide: it may have announced
-            # itself last, and the switches send it what is for this node.
+        if gave_way(before, self.state):
             self.announce_all()
 
     # --- interfaces ---
@@ -791,13 +788,4 @@ def _peer(info: PeerInfo, alive: bool) -> model.Peer:
         table=model.TableState(info.state),
         term=info.term,
         alive=alive,
-    )
-
-
-def _gave_way(before: model.Peer | None, now: model.Peer | None) -> bool:
-    return (
-        before is not None
-        and now is not None
-        and before.mode is Mode.ACTIVE
-        and now.mode is Mode.PASSIVE
     )

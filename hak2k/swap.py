@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from hak2k import model
+
 SYSCTL_DIR: Final = "/proc/sys/net/netfilter/nf_conntrack_"
 
 # protocol, state, sysctl behind SYSCTL_DIR, seconds if the kernel has it not
@@ -104,3 +106,15 @@ def announce_delays(count: int) -> list[float]:
         gap = min(2 * gap, ANNOUNCE_LONGEST_S)
         delays.append(at)
     return delays
+
+
+def gave_way(before: model.Peer | None, now: model.State) -> bool:
+    """Both were active, and the peer was the first to decide: it may have announced
+    itself last, and the switches send it what is for this node."""
+    return (
+        now.role is model.Role.ACTIVE
+        and not now.accepted
+        and before is not None
+        and now.peer is not None
+        and (before.mode, now.peer.mode) == (model.Mode.ACTIVE, model.Mode.PASSIVE)
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hak2k.swap import announce_delays, natural_timeouts
+from dataclasses import replace
+
+from hak2k import model
+from hak2k.swap import announce_delays, gave_way, natural_timeouts
 
 
 def test_the_kernels_figures() -> None:
@@ -32,3 +35,16 @@ def test_announcements() -> None:
     assert announce_delays(1) == []
     assert announce_delays(50)[-1] - announce_delays(49)[-1] == 2.0
     assert [round(x, 3) for x in announce_delays(4)] == [0.1, 0.3, 0.7]
+
+
+def test_who_gave_way_after_a_split() -> None:
+    """Not one that handed over, nor one that was passive all along."""
+    peer = model.Peer("B", mode=model.Mode.ACTIVE)
+    passive = replace(peer, mode=model.Mode.PASSIVE)
+    active = replace(model.initial(0), role=model.Role.ACTIVE, peer=passive)
+    assert gave_way(peer, active)
+    assert not gave_way(passive, active)
+    assert not gave_way(None, active)
+    assert not gave_way(peer, replace(active, accepted=True))
+    assert not gave_way(peer, replace(active, role=model.Role.PASSIVE))
+    assert not gave_way(peer, replace(active, peer=peer))
