@@ -32,7 +32,7 @@ TITLE = "CPU and bytes per connection on both nodes, beside a floor and conntrac
 RATE, LOW_RATE = 12000, 2000
 WARM_S = 1
 VARIANTS = (
-    "off", "silent", "floor", "floor, masked", "hak2k", "ftfw", "direct", "notrack",
+    "off", "silent", "listen", "floor", "floor, masked", "hak2k", "ftfw", "direct", "notrack",
 )  # fmt: skip
 LOW = ("off", "floor", "hak2k")
 THREADS = ("hak-io", "hak-capture", "hak-apply")
@@ -115,14 +115,10 @@ def _rounds(
 
 def _row(label: str, own: dict[str, Any], ours: dict[str, Any], off: float) -> tuple[object, ...]:
     """Costs in us, then how often each is hak2k's."""
-    nothing = not own["active"]
-    costs = [NAN if nothing else own[key] / 1000 for key in ("active", "passive")]
-    ratios = [
-        NAN if nothing or own is ours else own[key] / ours[key] for key in ("active", "passive")
-    ]
+    costs = [own[key] / 1000 or NAN for key in ("active", "passive")]
+    ratios = [NAN if own is ours else own[key] / ours[key] or NAN for key in ("active", "passive")]
     firewall = own["load"] + own["active"]
-    size = NAN if nothing else own["payload"]
-    return (label, own["load"] / 1000, *costs, *ratios, firewall / off, size)
+    return (label, own["load"] / 1000, *costs, *ratios, firewall / off, own["payload"] or NAN)
 
 
 def _table(rate: int, rounds: int, found: dict[str, dict[str, Any]]) -> Table:

@@ -34,7 +34,7 @@ STYLE = {
 def _colour(name: str) -> str:
     if name.startswith("hak2k"):
         return OURS
-    return BARE if name.split(",")[0] in ("floor", "off", "silent") else PEER
+    return BARE if name.split(",")[0] in ("floor", "listen", "off", "silent") else PEER
 
 
 def _figure(title: str, content: Content) -> tuple[Any, Any]:
@@ -62,7 +62,7 @@ def cpu(content: Content) -> Any:
     """Both nodes' replicators."""
     [rate] = [r for r in content["data"]["rates"] if r == "12000"]
     found = content["data"]["rates"][rate]["median"]
-    names = [n for n in found if found[n]["active"]]
+    names = [n for n in found if found[n]["passive"]]
     figure, axes = _figure("What does replicating one short connection cost each node?", content)
     height = 0.38
     for shift, side, shade in ((-height / 2, "active", 1.0), (height / 2, "passive", 0.55)):
@@ -108,7 +108,7 @@ def firewall(content: Content) -> Any:
 
 def size(content: Content) -> Any:
     found = content["data"]["rates"]["12000"]["median"]
-    names = [n for n in found if found[n]["active"]]
+    names = [n for n in found if found[n]["passive"]]
     figure, axes = _figure("How many bytes does a short connection take on the link?", content)
     _bars(axes, [LABELS[n] for n in names], [found[n]["payload"] for n in names],
           [_colour(n) for n in names], "{:.0f}")  # fmt: skip

@@ -4,6 +4,7 @@ Each is a pair of processes, one in each firewall's namespace of a lab made for 
 
     off         nothing: conntrack's events are off
     silent      nothing: events are on, nobody listens
+    listen      bench/c/listen.c on the active node: receives events, drops them
     floor       bench/c/floor.c
     hak2k       two engines, encrypted and reliable
     ftfw, direct, notrack   conntrackd, see bench/conntrackd.py
@@ -191,6 +192,31 @@ class Silent(Nobody):
     name = "silent"
 
 
+class Listen(Nobody):
+    """Half of a floor: whoever replicates has to receive the events at least."""
+
+    name = "listen"
+
+    def __init__(self, lab: Lab, setup: Setup) -> None:
+        super().__init__(lab, setup)
+        options = () if setup.cpu is None else ("-c", setup.cpu)
+        self.process = tools.start(lab.fw1, "listen", *options)
+        assert self.process.stdout is not None
+        if self.process.stdout.readline() != "ready\n":
+            raise tools.ToolError("listen did not start")
+        self.pids = (self.process.pid, os.getpid())
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        tools.result("listen", self.process)
+
+    def cpu(self) -> tuple[int, int]:
+        return process_ns(self.pids[0]), 0
+
+    def lost(self) -> int:
+        return dropped(self.pids[0])
+
+
 class Floor(Variant):
     """bench/c/floor.c on both nodes."""
 
@@ -286,13 +312,14 @@ class Notrack(Conntrackd):
 
 
 KINDS: dict[str, type[Variant]] = {
-    kind.name: kind for kind in (Off, Silent, Floor, Hak2k, Ftfw, Direct, Notrack)
+    kind.name: kind for kind in (Off, Silent, Listen, Floor, Hak2k, Ftfw, Direct, Notrack)
 }
 PEERS = ("ftfw", "direct", "notrack")
 
 LABELS = {
     "off": "no events",
     "silent": "nobody listens",
+    "listen": "receive and discard",
     "floor": "floor",
     "floor, masked": "floor, masked",
     "floor, woken": "floor, woken for each",

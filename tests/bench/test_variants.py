@@ -66,10 +66,11 @@ def test_a_difference_is_seen() -> None:
 
 
 def test_a_cost_is_measured() -> None:
-    for name in ("off", "floor"):
+    for name in ("off", "listen", "floor"):
         found = cost.measure(name, 2000, 0.2)
         assert found["load"] > 1000
-        assert (found["active"] > 0) == (found["passive"] > 0) == (name == "floor")
+        assert (found["active"] > 0) == (name != "off")
+        assert (found["passive"] > 0) == (name == "floor")
         assert (found["payload"] > 20) == (name == "floor")
         assert not found["lost"]
         assert not found["different"]
