@@ -29,6 +29,7 @@ NAMES = (
     "faults",
     "handover",
     "liveness",
+    "lease",
 )
 
 STORED = ("goals", "plots")
