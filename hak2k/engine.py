@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from hak2k import gate
 from hak2k._version import __version__
 from hak2k.errors import HakError, InternalError, KernelError, PeerError
+from hak2k.model import Forced, Mode, Peer, TableState
 from hak2k.settings import Config
 from hak2k.swap import natural_timeouts
 
@@ -153,6 +154,19 @@ class PeerInfo:
     """The longest silence that did not, since our start."""
     policy_differs: bool = False
     """Whether its [stream] replicates other connections than ours."""
+
+    def judged(self, *, alive: bool) -> Peer:
+        """What the election looks at."""
+        return Peer(
+            serial=self.serial,
+            mode=Mode(self.mode),
+            forced=Forced(self.forced),
+            quality=self.quality,
+            priority=self.priority,
+            table=TableState(self.state),
+            term=self.term,
+            alive=alive,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from hak2k import gate, model
 from hak2k.arming import HANDOVER_TIMEOUT_S, Arming
 from hak2k.config import load_config
 from hak2k.election import Row, deadline, refusal, settled, status, step
-from hak2k.engine import Engine, EngineEvent, PeerInfo, SwapTimes, TableInfo
+from hak2k.engine import Engine, EngineEvent, SwapTimes, TableInfo
 from hak2k.errors import ConfigError, HakError, KernelError, RefusedError
 from hak2k.events import EventLog
 from hak2k.halinks import WHY, HaLinks
@@ -519,7 +519,7 @@ class Node:
             return None  # it has said nothing yet in this life: zeroes are no status
         if info.serial == self.config.node.serial:  # neither would win a tie-break
             self.news("peer.conflict", f"the peer is called {info.serial} as well")
-        return _peer(info, info.alive and not self._gone)
+        return info.judged(alive=info.alive and not self._gone)
 
     def _peer_status(self) -> None:
         if (peer := self._told()) is None:
@@ -776,16 +776,3 @@ class Node:
         for notice in set(new.notices()) - set(old.notices()):
             self.log.emit("config.warning", notice)
         return names
-
-
-def _peer(info: PeerInfo, alive: bool) -> model.Peer:
-    return model.Peer(
-        serial=info.serial,
-        mode=Mode(info.mode),
-        forced=Forced(info.forced),
-        quality=info.quality,
-        priority=info.priority,
-        table=model.TableState(info.state),
-        term=info.term,
-        alive=alive,
-    )
