@@ -45,9 +45,11 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
         # Without the options of the test suite, which leaves this plugin out.
         options = ("-q", "-o", "addopts=", "-p", "no:cacheprovider", "--import-mode=importlib")
         command = [sys.executable, "-m", "pytest", *options, f"--benchmark-json={path}", STEPS_FILE]
+        # Nor as a worker of it, if it is from there that we come.
+        ours = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         done = subprocess.run(
             command, cwd=tools.ROOT, capture_output=True, text=True, check=False, timeout=300,
-            env={**os.environ, ROUNDS_VARIABLE: str(rounds)},
+            env={**ours, ROUNDS_VARIABLE: str(rounds)},
         )  # fmt: skip
         if done.returncode != 0:
             raise RuntimeError(f"pytest-benchmark: {done.stdout}{done.stderr}")
