@@ -112,8 +112,10 @@ def _events(args: _Arguments) -> int:
 def _reload(args: _Arguments) -> int:
     with _client(args) as client:
         result = client.call("reload")
-        state = client.call("info")["local"]["state"]
-    answer = f"Supervisor ? OK || Local fw ? {state.capitalize()}"
+        info = client.call("info")
+    local, peer = info["local"], info["peer"]
+    led = local["supervisor"] or (peer is not None and peer["supervisor"])
+    answer = f"Supervisor ? {'OK' if led else 'None'} || Local fw ? {local['state'].capitalize()}"
     return _show(args, result, lambda: [answer])
 
 
@@ -166,9 +168,11 @@ def _resume(args: _Arguments) -> int:
 
 
 def _why(args: _Arguments) -> int:
+    from hak2k.present import wrapped
+
     with _client(args) as client:
         result = client.call("why", number=args.number)
-    return _show(args, result, lambda: result["text"])
+    return _show(args, result, lambda: wrapped(result["text"]))
 
 
 def _plain(args: _Arguments) -> int:

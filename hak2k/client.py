@@ -36,9 +36,14 @@ def default_socket() -> str:
     return os.environ.get("HAK2K_SOCKET") or DEFAULT_SOCKET
 
 
-def _unreachable(path: str, e: OSError) -> UnreachableError:
-    why = e.strerror or str(e)
-    return UnreachableError(f"hak2kd does not answer on {path}: {why}; is it running?")
+def unreachable(path: str, e: OSError) -> UnreachableError:
+    hint = "is it running?"
+    if isinstance(e, PermissionError):
+        hint = "run this as root, or as a member of control.group"
+    elif isinstance(e, TimeoutError):
+        hint = "it hangs, or its machine is busy: see journalctl -u hak2kd"
+    why = e.strerror or str(e) or "timed out"
+    return UnreachableError(f"hak2kd does not answer on {path}: {why}; {hint}")
 
 
 def _request(command: str, args: dict[str, Any]) -> bytes:
@@ -95,7 +100,7 @@ class Client:
                 s.connect(self.path)
             except OSError as e:
                 s.close()
-                raise _unreachable(self.path, e) from e
+                raise unreachable(self.path, e) from e
             self._socket = s
         return self._socket
 
@@ -107,7 +112,7 @@ class Client:
                 piece = s.recv(65536)
             except OSError as e:
                 self.close()
-                raise _unreachable(self.path, e) from e
+                raise unreachable(self.path, e) from e
             if not piece:
                 self.close()
                 return b""
@@ -121,7 +126,7 @@ class Client:
             s.sendall(_request(command, args))
         except OSError as e:
             self.close()
-            raise _unreachable(self.path, e) from e
+            raise unreachable(self.path, e) from e
         return s
 
     def call(self, command: str, /, **args: Any) -> Any:
@@ -253,7 +258,7 @@ class AsyncClient:
         try:
             line = await asyncio.wait_for(talk(), limit)
         except OSError as e:  # TimeoutError is one
-            raise _unreachable(self.path, e) from e
+            raise unreachable(self.path, e) from e
         return _answer(line, self.path).get("result")
 
     async def follow(self, command: str = "events", /, **args: Any) -> AsyncIterator[Any]:
@@ -263,7 +268,7 @@ class AsyncClient:
         try:
             reader, writer = await asyncio.open_unix_connection(self.path, limit=MAX_ANSWER)
         except OSError as e:
-            raise _unreachable(self.path, e) from e
+            raise unreachable(self.path, e) from e
         try:
             writer.write(_request(command, {"follow": True, **args}))
             while line := await reader.readline():

@@ -55,6 +55,11 @@ CATALOG: Final[dict[str, Entry]] = {
         "silence on every link for dead_after_ms",
         "look at the peer and at the HA links",
     ),
+    "peer.absent": Entry(
+        "warning",
+        "this node waited for its peer at its start, heard nothing, and goes on alone",
+        "start the peer; if it runs, look at the HA links and at psk_file",
+    ),
     "stream.cut": Entry(
         "warning",
         "taken over from a dead peer: what it may not have told before, by the most that it "

@@ -217,8 +217,11 @@ class Node:
         self.recorder.step(event, before, self.state, commands, fired, now, wall)
         if self.state.mode is not before.mode:
             self.mode_since = self._wall()
+        started = before.role is Role.STARTING and self.state.role in (Role.ACTIVE, Role.PASSIVE)
         for command in commands:
             self._do(command)
+        if started and self.state.peer is None:
+            self.log.emit("peer.absent", "the other firewall was not heard at this one's start")
         if self.state is not before:
             self._poke()
 
@@ -740,12 +743,12 @@ class Node:
 
     def reload(self) -> list[str]:
         """Read the configuration again; the keys that changed.
-        Raises RefusedError, and then nothing has changed."""
+        Raises ConfigError, RefusedError, and then nothing has changed."""
         try:
             new = load_config(self.config.path)
         except ConfigError as e:
             self.log.emit("config.refused", e.problems[0], problems=len(e.problems))
-            raise RefusedError(str(e)) from None
+            raise
         keys = changed(self.config, new)
         fixed = [k for k in keys if not reloadable(k)]
         if fixed:

@@ -7,7 +7,7 @@ has all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 WIDTH: Final = 80
@@ -36,6 +36,14 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "~"
 
 
+def wrapped(lines: Sequence[str]) -> list[str]:
+    """Sentences, in lines that fit a terminal."""
+    import textwrap
+
+    parts = (textwrap.wrap(x, WIDTH, subsequent_indent="  ") or [""] for x in lines)
+    return [line for part in parts for line in part]
+
+
 def _row(label: str, left: str, right: str) -> str:
     # One blank between the columns even where the left one is full.
     left = _cut(left, _COLUMN - 1)
@@ -53,6 +61,11 @@ def _forced(node: Json) -> str:
 
 def _mode(node: Json) -> str:
     return "Unreachable" if not node.get("alive", True) else node["mode"].capitalize()
+
+
+def _state(node: Json) -> str:
+    # What an unreachable node does now is not known.
+    return _NONE if not node.get("alive", True) else node["state"].capitalize()
 
 
 # label, value; "v": only with -v.  Order and labels are the note's.
@@ -75,15 +88,16 @@ _BEFORE_LINKS: Final[tuple[_Field, ...]] = (
     ("file sync", lambda n: "None running", ""),
     ("is conf sync", lambda n: _yes_no(n["config_synced"]), ""),
     ("last conf sync", lambda n: _NONE, "v"),
+    ("licence", lambda n: _NONE, "v"),
     ("boot", lambda n: when(n["boot"]), ""),
-    ("state", lambda n: n["state"].capitalize(), ""),
+    ("state", _state, ""),
     ("term", lambda n: str(n.get("term", _NONE)), "v"),
 )
 
 
 _LOST: Final = {
     "stopped": ": it was stopped in good order",
-    "process": "; its machine answers pings, hak2kd does not",
+    "process": "; its machine answers pings",
     "machine": ", nor does its machine answer pings",
 }
 
@@ -102,6 +116,11 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
     for label, value, only in _BEFORE_LINKS:
         if not only or verbose:
             out.append(both(label, value))
+    if verbose:
+        # Where in the stream both tables were last proved equal: one number for both.
+        proved = info["table"]["equal"] is True and peer is not None
+        syncid = str(info["table"]["as_of"]) if proved else _NONE
+        out.append(_row("syncid", syncid, syncid))
     for link in info["links"]:
         state = "OK" if link["state"] == "ok" else "FAILED"
         name = _cut(f"{link['name']} link", _LABEL)
@@ -113,6 +132,7 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
             if link.get("interface_state", "works") != "works":
                 trip = f"{link['interface']}: {link['interface_state']}"
             out.append(_row("  since", when(link["since"]), trip))
+    out.append(_row("FwadminRevision", _NONE, _NONE))
     if verbose:
         stream, table = info["stream"], info["table"]
         how = "encrypted" if stream["encrypted"] else "authenticated"
@@ -138,7 +158,6 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         left = "" if lease["left_ms"] is None else f"{lease['left_ms']:g} ms left"
         out.append(_row("lease", how, left))
         out += health_lines(info["health"], local["quality"])
-    out.append(_row("FwadminRevision", _NONE, _NONE))
     dear = [f"{r['component']} {r['cost']:g}" for r in info.get("health", ()) if r["cost"]]
     if dear and not verbose:
         out.append(_cut(f"Notice: quality, points lost: {', '.join(dear)} (hainfo -v)", WIDTH))

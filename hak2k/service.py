@@ -243,7 +243,8 @@ class Service:
         if not await self.node.until(holds, timeout):
             s = self.node.state
             raise RefusedError(
-                f"not so after {timeout:g} s: mode {_mode(s.mode)}, state {s.table.name.lower()}"
+                f"not so after {round(timeout, 2):g} s: mode {_mode(s.mode)}, "
+                f"state {s.table.name.lower()}; see hak2kctl info"
             )
         return await self.mode(args)
 

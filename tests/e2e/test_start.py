@@ -113,6 +113,7 @@ def test_one_alone_then_a_second(duo: Duo) -> None:
     assert 1.0 <= took < 5.0  # the start wait, and the interpreter's own
     assert duo.gate(lab.fw1) == "open"
     assert "no peer heard" in duo.wait_event(lab.fw1, "role.active")["reason"]
+    assert duo.wait_event(lab.fw1, "peer.absent")["severity"] == "warning"
     info = duo.ask(lab.fw1, "info")
     assert (info["local"]["mode"], info["local"]["state"]) == ("active", "running")
     assert info["local"]["supervisor"] is True
@@ -186,6 +187,9 @@ def test_hangup_reloads_what_may_change(duo: Duo) -> None:
     assert done.returncode == 1
     assert "node.serial: cannot change while the stream runs" in done.stderr
     lab.write_config(fw, extra="nonsense = 1\n")
+    done = lab.daemons.command(fw, "reload")
+    assert done.returncode == 2  # a file that is wrong, not a refusal
+    assert "nonsense: is not a known key" in done.stderr
     before = duo.position(fw)
     lab.daemons.signal(fw, signal.SIGHUP)
     assert "nonsense" in duo.wait_event(fw, "config.refused", before)["message"]

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from hak2k import cli
+from hak2k.client import unreachable
 from hak2k.control import Handler
 from hak2k.errors import RefusedError
-from hak2k.present import WIDTH, event_line, info_lines, stats_lines, when
+from hak2k.present import WIDTH, event_line, info_lines, stats_lines, when, wrapped
 from tests.unit.test_control import serving
 
 NODE = {
@@ -262,6 +263,28 @@ def test_enha(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "Supervisor ? OK || Local fw ? Running\n"
 
 
+def test_enha_without_an_active_node(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for peer in (None, PEER):
+        local = NODE | {"mode": "passive", "state": "syncing", "supervisor": False}
+        monkeypatch.setitem(INFO, "local", local)
+        monkeypatch.setitem(INFO, "peer", peer)
+        assert cli.enha_main([]) == 0
+        assert capsys.readouterr().out == "Supervisor ? None || Local fw ? Syncing\n"
+
+
+def test_what_to_do_when_nobody_answers() -> None:
+    def said(error: OSError) -> str:
+        return str(unreachable("/s", error))
+
+    assert said(FileNotFoundError(2, "No such file")).endswith(": No such file; is it running?")
+    assert said(PermissionError(13, "Permission denied")).endswith(
+        "run this as root, or as a member of control.group"
+    )
+    assert ": timed out; it hangs" in said(TimeoutError())  # as asyncio raises it
+
+
 # --- layout ---
 
 HAINFO = """\
@@ -297,6 +320,18 @@ def test_hainfo_v_has_the_fields_of_the_note() -> None:
     for label in ("supervisor", "balanc. paused", "last conf sync", "state", "main link"):
         assert label in labels
     assert labels.index("mode") < labels.index("supervisor") < labels.index("quality")
+    ends = ["licence", "boot", "state", "syncid", "main link", "FwadminRevision"]
+    assert [label for label in labels if label in ends] == ends
+
+
+def test_syncid_is_what_both_tables_were_proved_equal_at() -> None:
+    def syncid(info: dict[str, Any]) -> list[str]:
+        (row,) = [x.split()[2:] for x in info_lines(info, True) if x.startswith("syncid")]
+        return row
+
+    equal = INFO | {"table": INFO["table"] | {"equal": True}}
+    assert syncid(equal) == ["99", "99"]
+    assert syncid(INFO) == syncid(equal | {"peer": None}) == ["N/A", "N/A"]
 
 
 def test_hainfo_v_explains_the_quality() -> None:
@@ -320,6 +355,16 @@ def test_nothing_is_wider_than_a_terminal() -> None:
     for verbose in (False, True):
         for line in info_lines(info, verbose):
             assert len(line) <= WIDTH, line
+    for lost in (None, "stopped", "process", "machine"):
+        gone = INFO | {"peer": PEER | {"alive": False, "mode": "fault", "lost": lost}}
+        assert max(map(len, info_lines(gone, False))) <= WIDTH, lost
+
+
+def test_sentences_are_wrapped() -> None:
+    lines = wrapped(["word " * 40, "", "short"])
+    assert max(map(len, lines)) <= WIDTH
+    assert lines[1].startswith("  word")
+    assert lines[-2:] == ["", "short"]
 
 
 def test_without_a_peer() -> None:
@@ -328,6 +373,8 @@ def test_without_a_peer() -> None:
     assert lines[-1].startswith("Notice:")
     silent = info_lines(INFO | {"peer": PEER | {"alive": False, "mode": "fault"}}, False)
     assert any("Unreachable" in line for line in silent)
+    (state,) = [line.split() for line in silent if line.startswith("state ")]
+    assert state[2:] == ["Running", "N/A"]
 
 
 def test_pressure_is_shown() -> None:

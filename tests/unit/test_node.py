@@ -14,7 +14,7 @@ import pytest
 from hak2k import Engine
 from hak2k._rtnl import Link
 from hak2k.config import load_config
-from hak2k.errors import KernelError, RefusedError, UsageError
+from hak2k.errors import ConfigError, KernelError, RefusedError, UsageError
 from hak2k.events import EventLog
 from hak2k.gate import GateSpec
 from hak2k.model import Forced, Role
@@ -147,6 +147,7 @@ def test_alone(tmp_path: Path) -> None:
         assert event["total_us"] == 90.0
         assert event["term"] == 1
         assert "no peer heard" in event["reason"]
+        assert rig.ids().count("peer.absent") == 1
         assert "sweep" in rig.core.names()
         # garp_count 3: one within activate, two more.
         assert await rig.node.until(lambda: rig.core.names().count("announce") == 2, 3)
@@ -557,7 +558,7 @@ def test_wait(tmp_path: Path) -> None:
         wait = rig.service.wait
         assert await wait({"mode": "active", "ready": True}) == {"mode": "active"}
         with pytest.raises(RefusedError, match=r"not so after 0\.05 s: mode active"):
-            await wait({"mode": "passive", "timeout": 0.05})
+            await wait({"mode": "passive", "timeout": 0.0499999})
         for wrong in ({}, {"mode": "x"}, {"mode": "active", "timeout": "1"}, {"ready": 1}):
             with pytest.raises(UsageError):
                 await wait(wrong)
@@ -587,7 +588,7 @@ def test_reload(tmp_path: Path) -> None:
         with pytest.raises(RefusedError, match=r"stream\.port: cannot change"):
             await rig.service.reload({})
         write(tmp_path, GOOD.replace("port = 44242", "port = 0"))
-        with pytest.raises(RefusedError, match=r"stream\.port: 0 is out of range"):
+        with pytest.raises(ConfigError, match=r"stream\.port: 0 is out of range"):
             await rig.service.reload({})
         assert rig.node.config.stream.port == 44242
         assert "config.refused" in rig.ids()
