@@ -31,6 +31,7 @@ TITLE = "CPU and bytes per connection on both nodes, beside a floor and conntrac
 
 RATE, LOW_RATE = 12000, 2000
 WARM_S = 1
+TAIL_NS = 5 * 20_000_000  # of bench/c/lives.c: between the packets of a life
 VARIANTS = (
     "off", "silent", "listen", "floor", "floor, masked", "hak2k", "ftfw", "direct", "notrack",
 )  # fmt: skip
@@ -84,7 +85,8 @@ def measure(name: str, rate: int, seconds: float, *, both: bool = False) -> dict
         "payload": (frames["bytes"] - variants.HEADERS * frames["packets"]) / lives,
         "packets": frames["packets"] / lives,
         **{key: ns / lives for key, ns in grown.items()},
-        "rate": lives / made["ns"] * 1e9,
+        # The last life's packets come when no new one begins any more.
+        "rate": lives / (made["ns"] - TAIL_NS) * 1e9,
         "lost": lost,
         "different": different,
     }

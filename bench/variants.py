@@ -9,8 +9,8 @@ Each is a pair of processes, one in each firewall's namespace of a lab made for 
     hak2k       two engines, encrypted and reliable
     ftfw, direct, notrack   conntrackd, see bench/conntrackd.py
 
-``masked`` restricts the events of the active firewall to those of ``MASK``, by a rule
-of its ruleset: what hak2k has for itself is lent to the others.
+``masked`` restricts the events of the active firewall by rules of its ruleset: those by
+which hak2k chooses its own are lent to the others.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from typing import Any
 from bench import conntrackd, rig, tools
 from hak2k.lab import Lab, topology, until
 
-# What is lent if hak2k has no rule of its own, and the rule.
+# What is lent where hak2k has no such rules of its own.
 MASK = "new,assured,destroy"
-_EVENT_RULE = re.compile(r"\bct event set ([\w,]+)")
-RULESET = """table inet bench {{
-  chain events {{
-    type filter hook prerouting priority -150;
-    ct event set {mask}
-  }}
+RULESET = f"""table inet bench {{
+ chain events {{
+  type filter hook prerouting priority -150;
+  ct event set {MASK}
+ }}
 }}"""
+_CHAIN = re.compile(r"^\tchain (\w+) \{\n(.*?)^\t\}$", re.MULTILINE | re.DOTALL)
 
-# What hak2k's floor subtracts from a frame: Ethernet, IPv4 and UDP headers.
+# What a frame has besides: Ethernet, IPv4 and UDP headers.
 HEADERS = 14 + 20 + 8
 
 
@@ -332,17 +332,29 @@ LABELS = {
 }
 
 
+def lent(listing: str) -> str | None:
+    """A table with those chains of a listed ruleset that choose events; None: none do."""
+    chains = dict(_CHAIN.findall(listing))
+    wanted = {name for name, body in chains.items() if "ct event set" in body}
+    reached = "|".join(wanted)
+    jumps = {
+        name for name, body in chains.items()
+        if wanted and re.search(rf"\b(?:jump|goto) (?:{reached})\b", body)
+    }  # fmt: skip
+    # A chain has to be there before one that leads to it.
+    found = [name for name in chains if name in wanted - jumps]
+    found += [name for name in chains if name in jumps]
+    if not found:
+        return None
+    text = "".join(f" chain {name} {{\n{chains[name]} }}\n" for name in found)
+    return f"table inet bench {{\n{text}}}"
+
+
 @cache
-def own_mask() -> str | None:
-    """The events that hak2k leaves on its active node; None: all."""
+def own_rules() -> str | None:
+    """How hak2k chooses events on its active node, as a table; None: it takes all."""
     with running("hak2k", Setup()) as variant:
-        found = _EVENT_RULE.findall(variant.lab.fw1.run("nft", "list", "ruleset").stdout)
-    return max(found, key=len) if found else None
-
-
-def mask() -> str:
-    """The events that are lent to the others."""
-    return own_mask() or MASK
+        return lent(variant.lab.fw1.run("nft", "list", "ruleset").stdout)
 
 
 def known(*names: str) -> list[str]:
@@ -359,7 +371,7 @@ def running(name: str, setup: Setup, **options: Any) -> Iterator[Variant]:
         if not setup.passive_events:
             lab.fw2.sysctl("net.netfilter.nf_conntrack_events=0")
         if masked:
-            lab.fw1.nft(RULESET.format(mask=mask()))
+            lab.fw1.nft(own_rules() or RULESET)
         variant = KINDS[kind](lab, setup, **options)
         try:
             yield variant
