@@ -176,7 +176,7 @@ bench: build peer $(B)/venv-bench ## measure beside conntrackd; tables, goals, p
 
 bench-quick: build peer $(B)/venv-bench ## the same in less than a minute: does it work?
 	@$(call root)
-	@$(BIN)/python -m bench --quick cost saturate latency bulk memory python micro size
+	@$(BIN)/python -m bench --quick cost saturate latency bulk memory python micro
 
 # ---- check ----------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ def _daemons(size: int, idle_s: float) -> dict[str, Any]:
 
 
 def run(options: Options) -> Result:
-    idle_s = options.pick(IDLE_S, 3)
+    idle_s = options.pick(IDLE_S, 2)
     result = Result(NAME, data={"sizes": {}})
     table = Table(
         "Resident memory (MiB): active and passive daemon",

@@ -92,7 +92,7 @@ def _spans(lab: Lab, files: dict[Node, Path], lives: int, span: float) -> dict[s
 
 
 def run(options: Options) -> Result:
-    found = measure(options.pick(15_000, 8_000), options.pick(SPAN_S, 5))
+    found = measure(options.pick(15_000, 8_000), options.pick(SPAN_S, 2))
     result = Result(NAME, data=found)
     few, many = found["few"], found["many"]
     more = many["events"] - few["events"]
