@@ -169,7 +169,7 @@ $(B)/venv-bench: pyproject.toml $(B)/venv
 	@touch $@
 
 .PHONY: bench bench-quick
-bench: build peer $(B)/venv-bench ## measure beside conntrackd; tables, goals, pictures (root, an hour)
+bench: build peer $(B)/venv-bench ## measure beside conntrackd; tables, goals, pictures (root, long)
 	@$(call root)
 	@$(call need,bench/__main__.py)
 	@$(BIN)/python -m bench
