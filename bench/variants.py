@@ -9,14 +9,13 @@ Each is a pair of processes, one in each firewall's namespace of a lab made for 
     hak2k       two engines, encrypted and reliable
     ftfw, direct, notrack   conntrackd, see bench/conntrackd.py
 
-``masked`` restricts the events of the active firewall to those of ``MASK``, by a rule
-of its ruleset: what hak2k has for itself is lent to the others.
+``masked`` restricts the events of the active firewall as hak2k does for itself, by the
+same rules: they are lent to the others.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -24,22 +23,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench import conntrackd, rig, tools
+from hak2k import gate
 from hak2k.lab import Lab, topology, until
 
-# What is lent if hak2k has no rule of its own, and the rule.
-MASK = "new,assured,destroy"
-_EVENT_RULE = re.compile(r"\bct event set ([\w,]+)")
-RULESET = """table inet bench {{
-  chain events {{
-    type filter hook prerouting priority -150;
-    ct event set {mask}
-  }}
-}}"""
+# What is lent: hak2k's own rules, in a table of the ruleset.
+RULESET = "\n".join(("table inet bench {", *gate.event_chains(), "}", ""))
 
 # What hak2k's floor subtracts from a frame: Ethernet, IPv4 and UDP headers.
 HEADERS = 14 + 20 + 8
@@ -332,19 +324,6 @@ LABELS = {
 }
 
 
-@cache
-def own_mask() -> str | None:
-    """The events that hak2k leaves on its active node; None: all."""
-    with running("hak2k", Setup()) as variant:
-        found = _EVENT_RULE.findall(variant.lab.fw1.run("nft", "list", "ruleset").stdout)
-    return max(found, key=len) if found else None
-
-
-def mask() -> str:
-    """The events that are lent to the others."""
-    return own_mask() or MASK
-
-
 def known(*names: str) -> list[str]:
     """Those of the names that can run here: conntrackd may not have been unpacked."""
     return [n for n in names if n.split(",")[0] not in PEERS or conntrackd.available()]
@@ -359,7 +338,7 @@ def running(name: str, setup: Setup, **options: Any) -> Iterator[Variant]:
         if not setup.passive_events:
             lab.fw2.sysctl("net.netfilter.nf_conntrack_events=0")
         if masked:
-            lab.fw1.nft(RULESET.format(mask=mask()))
+            lab.fw1.nft(RULESET)
         variant = KINDS[kind](lab, setup, **options)
         try:
             yield variant
