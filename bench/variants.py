@@ -9,14 +9,13 @@ Each is a pair of processes, one in each firewall's namespace of a lab made for 
     hak2k       two engines, encrypted and reliable
     ftfw, direct, notrack   conntrackd, see bench/conntrackd.py
 
-``masked`` restricts the events of the active firewall by rules of its ruleset: those by
-which hak2k chooses its own are lent to the others.
+``masked`` restricts the events of the active firewall as hak2k does for itself, by the
+same rules: they are lent to the others.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -24,22 +23,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench import conntrackd, rig, tools
+from hak2k import gate
 from hak2k.lab import Lab, topology, until
 
-# What is lent where hak2k has no such rules of its own.
-MASK = "new,assured,destroy"
-RULESET = f"""table inet bench {{
- chain events {{
-  type filter hook prerouting priority -150;
-  ct event set {MASK}
- }}
-}}"""
-_CHAIN = re.compile(r"^\tchain (\w+) \{\n(.*?)^\t\}$", re.MULTILINE | re.DOTALL)
+# What is lent: hak2k's own rules, in a table of the ruleset.
+RULESET = "\n".join(("table inet bench {", *gate.event_chains(), "}", ""))
 
 # What a frame has besides: Ethernet, IPv4 and UDP headers.
 HEADERS = 14 + 20 + 8
@@ -332,31 +324,6 @@ LABELS = {
 }
 
 
-def lent(listing: str) -> str | None:
-    """A table with those chains of a listed ruleset that choose events; None: none do."""
-    chains = dict(_CHAIN.findall(listing))
-    wanted = {name for name, body in chains.items() if "ct event set" in body}
-    reached = "|".join(wanted)
-    jumps = {
-        name for name, body in chains.items()
-        if wanted and re.search(rf"\b(?:jump|goto) (?:{reached})\b", body)
-    }  # fmt: skip
-    # A chain has to be there before one that leads to it.
-    found = [name for name in chains if name in wanted - jumps]
-    found += [name for name in chains if name in jumps]
-    if not found:
-        return None
-    text = "".join(f" chain {name} {{\n{chains[name]} }}\n" for name in found)
-    return f"table inet bench {{\n{text}}}"
-
-
-@cache
-def own_rules() -> str | None:
-    """How hak2k chooses events on its active node, as a table; None: it takes all."""
-    with running("hak2k", Setup()) as variant:
-        return lent(variant.lab.fw1.run("nft", "list", "ruleset").stdout)
-
-
 def known(*names: str) -> list[str]:
     """Those of the names that can run here: conntrackd may not have been unpacked."""
     return [n for n in names if n.split(",")[0] not in PEERS or conntrackd.available()]
@@ -371,7 +338,7 @@ def running(name: str, setup: Setup, **options: Any) -> Iterator[Variant]:
         if not setup.passive_events:
             lab.fw2.sysctl("net.netfilter.nf_conntrack_events=0")
         if masked:
-            lab.fw1.nft(own_rules() or RULESET)
+            lab.fw1.nft(RULESET)
         variant = KINDS[kind](lab, setup, **options)
         try:
             yield variant

@@ -24,6 +24,7 @@
  * (the second is cured like any clash, the first comes back with its next event).
  */
 #include "hak_apply_int.h"
+#include "hak_tcp.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -599,6 +600,7 @@ static bool on_record(struct hak_apply *a)
 			flush(a);
 			a->recs[0] = keep;
 		}
+		hak_tcp_settle(&a->recs[a->n].flow);
 		a->copying = copying;
 		a->copied += copying;
 		if (copying)

@@ -19,8 +19,10 @@
 #include <linux/netfilter/nf_conntrack_common.h>
 
 enum {
-	NAP_RATE = 20000,		/* events per second above which we nap */
+	NAP_RATE = 20000,		/* events per second above which we nap, */
 	NAP_NS = 1 * HAK_MS,
+	LONG_NAP_RATE = 40000,		/* and twice as long */
+	KEEP_BELOW = HAK_PAYLOAD_MAX * 3 / 4,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
 	WAITING_NS = 250 * HAK_MS,	/* the first look; each one waits twice as long */
@@ -49,6 +51,7 @@ static void await_window(struct hak_engine *e)
 	for (;;) {
 		pthread_mutex_lock(&e->tx_lock);
 		open = hak_tx_open(&e->tx);
+		atomic_store(&e->window_awaited, !open);
 		pthread_mutex_unlock(&e->tx_lock);
 		if (open || !atomic_load(&e->peer_alive) || atomic_load(&e->stop) ||
 		    atomic_load(&e->role) != HAK_ACTIVE)
@@ -521,10 +524,6 @@ bool hak_read_events(struct hak_capture *c, unsigned rounds)
 	while (rounds--) {
 		int n;
 
-		for (unsigned i = 0; i < HAK_READ_BATCH; i++) {
-			c->iov[i] = (struct iovec){ c->bytes[i], HAK_READ_BUF };
-			c->mm[i].msg_hdr = (struct msghdr){ .msg_iov = &c->iov[i], .msg_iovlen = 1 };
-		}
 		n = recvmmsg(e->events_nl.fd, c->mm, HAK_READ_BATCH, MSG_DONTWAIT, NULL);
 		if (n < 0 && errno == ENOBUFS) {
 			/* Events were lost; only a full copy makes the tables equal
@@ -558,7 +557,9 @@ static void measure(struct hak_capture *c, uint64_t now)
 
 	if (span < 10 * HAK_MS)
 		return;
-	c->fast = c->rate_events * 1000000000u / span > NAP_RATE;
+	uint64_t rate = c->rate_events * 1000000000u / span;
+
+	c->nap_ns = rate > LONG_NAP_RATE ? 2 * NAP_NS : rate > NAP_RATE ? NAP_NS : 0;
 	c->rate_from = now;
 	c->rate_events = 0;
 }
@@ -656,19 +657,26 @@ static void active_round(struct hak_capture *c)
 	 * equal all the same. */
 	if (c->listing && now >= c->list_next + (more ? BUSY_NS : 0) && hak_room(e))
 		hak_list_chunk(c);
-	hak_say_flush(e);
+	/* A datagram costs as much as ten events: one that has little in it may wait for
+	 * the next nap's. */
+	c->kept = c->nap_ns && !c->kept && !c->listing && hak_wr_len(&e->batch) < KEEP_BELOW;
+	if (!c->kept)
+		hak_say_flush(e);
 
 	now = hak_now();
 	measure(c, now);
 	adapt_due = hak_adapt(c, now);
 	if (more)
 		return;
-	if (c->fast) {
-		struct timespec nap = { .tv_nsec = NAP_NS };
+	if (c->nap_ns) {
+		struct timespec nap = { .tv_nsec = (long)c->nap_ns };
 
 		nanosleep(&nap, NULL);
 		return;
 	}
+	if (c->kept)			/* there is no next nap */
+		hak_say_flush(e);
+	c->kept = false;
 	if (poke(c, now))
 		wait = POKE_NS;
 	if (c->listing) {
@@ -702,6 +710,10 @@ void *hak_capture_main(void *engine)
 
 	memset(&c, 0, sizeof c);
 	c.e = e;
+	for (unsigned i = 0; i < HAK_READ_BATCH; i++) {
+		c.iov[i] = (struct iovec){ c.bytes[i], HAK_READ_BUF };
+		c.mm[i].msg_hdr = (struct msghdr){ .msg_iov = &c.iov[i], .msg_iovlen = 1 };
+	}
 	batch_begin(e);
 	while (!atomic_load(&e->stop)) {
 		if (atomic_load(&e->role) == HAK_ACTIVE) {

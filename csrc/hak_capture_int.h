@@ -22,7 +22,8 @@ enum hak_listing {
 struct hak_capture {
 	struct hak_engine *e;
 	uint64_t rate_from, rate_events;
-	bool fast;			/* events come faster than NAP_RATE */
+	uint64_t nap_ns;		/* events come so fast that we let them queue */
+	bool kept;			/* what the last round had to say was not sent */
 	uint64_t poked;			/* stream sequence we last poked for */
 	uint64_t trapped, trapped_ns;	/* of this incident: how many, the last */
 

@@ -9,9 +9,8 @@
  */
 #include "hak_ct.h"
 
-#include <linux/netfilter/nf_conntrack_common.h>
-#include <linux/netfilter/nf_conntrack_tcp.h>
 #include "hak_ct_tuple.h"
+#include "hak_tcp.h"
 
 enum {
 	CT_NEW = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW,
@@ -67,19 +66,6 @@ static void put_tcp_flags(struct hak_wr *w, uint16_t type, unsigned flags, unsig
 	hak_nla_put(w, type, &v, sizeof v);
 }
 
-/* The kernel takes window scales only of a connection whose both directions have the
- * flag, and while only the SYN was seen one has it at most.  A larva that is swapped in
- * between SYN and SYN/ACK would then count the client's windows unscaled for ever: the
- * SYN/ACK sets its own side's scale and leaves the client's.  So such a larva gets the
- * flag in both directions; whatever the SYN/ACK says replaces the reply's half, and the
- * kernel clears both scales if that has no scaling (nf_conntrack_proto_tcp.c,
- * tcp_init_sender). */
-static bool half_scaled(const struct hak_flow *f)
-{
-	return f->tcp_state == TCP_CONNTRACK_SYN_SENT &&
-	       (f->tcp_flags[0] ^ f->tcp_flags[1]) & IP_CT_TCP_FLAG_WINDOW_SCALE;
-}
-
 static void put_tcp(struct hak_wr *w, const struct hak_flow *f, bool larval)
 {
 	size_t outer = hak_nla_begin(w, CTA_PROTOINFO), inner = hak_nla_begin(w, CTA_PROTOINFO_TCP);
@@ -91,8 +77,7 @@ static void put_tcp(struct hak_wr *w, const struct hak_flow *f, bool larval)
 	 * kernel refuse RSTs. */
 	if (larval) {
 		mask |= IP_CT_TCP_FLAG_BE_LIBERAL | TCP_SEEN;
-		extra = IP_CT_TCP_FLAG_BE_LIBERAL |
-			(known && half_scaled(f) ? IP_CT_TCP_FLAG_WINDOW_SCALE : 0);
+		extra = IP_CT_TCP_FLAG_BE_LIBERAL;
 	} else if (known) {
 		mask |= IP_CT_TCP_FLAG_BE_LIBERAL;
 	}
@@ -311,10 +296,15 @@ enum hak_err hak_ct_put_create(struct hak_wr *w, uint32_t seq, const struct hak_
 	return hak_ct_end(w, at);
 }
 
+static uint32_t told_status(const struct hak_flow *f)
+{
+	return (f->status & (SETTABLE | IPS_EXPECTED)) | IPS_CONFIRMED;
+}
+
 enum hak_err hak_ct_put_update(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
 			       const struct hak_ct_form *form)
 {
-	uint32_t status = (f->status & (SETTABLE | IPS_EXPECTED)) | IPS_CONFIRMED;
+	uint32_t status = told_status(f);
 	size_t at;
 
 	if (bad_flow(f))
@@ -396,10 +386,19 @@ enum hak_err hak_ct_put_timeout(struct hak_wr *w, uint32_t seq, const struct hak
 	hak_nla_u32(w, CTA_TIMEOUT, timeout);
 	if (liberal != HAK_LIBERAL_LEAVE && f->l4proto == IPPROTO_TCP) {
 		unsigned set = liberal == HAK_LIBERAL_SET ? IP_CT_TCP_FLAG_BE_LIBERAL : 0;
+		bool settle = set && f->have & HAK_HAS_TCP && hak_tcp_opens(f->tcp_state) &&
+			      f->have & HAK_HAS_STATUS;
+		struct hak_flow larva = *f;
+
+		hak_tcp_settle(&larva);
+		if (settle)
+			hak_nla_u32(w, CTA_STATUS, told_status(&larva));
 		unsigned mask = IP_CT_TCP_FLAG_BE_LIBERAL | (set ? TCP_SEEN : 0);
 
 		outer = hak_nla_begin(w, CTA_PROTOINFO);
 		inner = hak_nla_begin(w, CTA_PROTOINFO_TCP);
+		if (settle)
+			hak_nla_u8(w, CTA_PROTOINFO_TCP_STATE, larva.tcp_state);
 		put_tcp_flags(w, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, set, mask);
 		put_tcp_flags(w, CTA_PROTOINFO_TCP_FLAGS_REPLY, set, mask);
 		hak_nla_end(w, inner);

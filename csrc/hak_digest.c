@@ -1,10 +1,10 @@
 /* hak_digest.c - see hak_digest.h. */
 #include "hak_digest.h"
+#include "hak_tcp.h"
 #include "hak_wire.h"
 
 #include <sys/mman.h>
 #include <linux/netfilter/nf_conntrack_common.h>
-#include <linux/netfilter/nf_conntrack_tcp.h>
 
 enum {
 	SUMS_SIZE = sizeof(uint64_t) << HAK_DIGEST_BITS_MAX,
@@ -126,12 +126,12 @@ static void put_tuple(struct hak_wr *w, uint8_t l3, const struct hak_tuple *t)
 }
 
 /* What TCP's window tracking knows is scaled; but ctnetlink takes scales only with the
- * flag both ways, and only after the handshake do both nodes know both. */
+ * flag both ways, and they are told with ESTABLISHED: where a handshake ends with a FIN,
+ * or has not ended, the nodes need not both know both. */
 static bool scaled(const struct hak_flow *f)
 {
 	return (f->have & HAK_HAS_TCP_WSCALE) && (f->have & HAK_HAS_TCP_FLAGS) &&
-	       f->tcp_state >= TCP_CONNTRACK_ESTABLISHED &&
-	       f->tcp_state <= TCP_CONNTRACK_TIME_WAIT &&
+	       f->tcp_state == TCP_CONNTRACK_ESTABLISHED &&
 	       f->tcp_flags[0] & f->tcp_flags[1] & IP_CT_TCP_FLAG_WINDOW_SCALE;
 }
 
@@ -141,14 +141,15 @@ static void put_content(struct hak_wr *w, const struct hak_flow *f)
 {
 	static const struct hak_seqadj no_adj[2];
 	uint32_t status = hak_wire_status(f->status);
-	bool child = f->have & HAK_HAS_MASTER;
+	bool child = f->have & HAK_HAS_MASTER, tcp = f->have & HAK_HAS_TCP;
 	bool adj = f->have & HAK_HAS_SEQADJ && memcmp(f->seqadj, no_adj, sizeof no_adj) != 0;
 
 	put_tuple(w, f->l3, &f->reply);
 	/* HELPER follows from the name; EXPECTED from the master, if it lives */
-	hak_wr_u8(w, (uint8_t)(status & (HAK_WS_SEEN_REPLY | HAK_WS_ASSURED)));
+	hak_wr_u8(w, tcp && hak_tcp_opens(f->tcp_state) ? 0 :
+		     (uint8_t)(status & (HAK_WS_SEEN_REPLY | HAK_WS_ASSURED)));
 	hak_wr_u32(w, f->have & HAK_HAS_MARK ? f->mark : 0);
-	hak_wr_u8(w, f->have & HAK_HAS_TCP ? f->tcp_state :
+	hak_wr_u8(w, tcp ? hak_tcp_class(f->tcp_state) :
 		     f->have & HAK_HAS_SCTP ? f->sctp_state :
 		     f->have & HAK_HAS_DCCP ? f->dccp_state : 0);
 	hak_wr_u8(w, scaled(f) ? (uint8_t)(f->tcp_wscale[0] << 4 | (f->tcp_wscale[1] & 15)) : 0);

@@ -169,6 +169,7 @@ struct hak_engine {
 	uint64_t deaf_ns;		/* io: when that was last so */
 	_Atomic bool peer_alive;
 	_Atomic bool session_up;
+	_Atomic bool window_awaited;	/* capture: an acknowledgement lets it go on */
 	_Atomic uint64_t sessions;	/* how many there were */
 	_Atomic uint32_t scrub_ms;	/* from one comparison to the next, 0: none */
 	_Atomic uint32_t peer_mode;	/* from its STATUS */

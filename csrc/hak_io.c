@@ -21,7 +21,8 @@
 
 enum {
 	RX_BATCH = 32,
-	ACK_DELAY_MS = 2,
+	ACK_DELAY_MS = 2,		/* and while datagrams come faster than that: */
+	ACK_BUSY_MS = 8,
 	REKEY_MS = 1000,
 	WISH_MS = 100,			/* a wish not granted by then is told again */
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
@@ -54,6 +55,8 @@ struct io {
 	struct inbox in;
 	uint64_t beat_due, ack_due, hello_due, rekey_due;
 	struct hak_ack acked;		/* what we last told */
+	unsigned unacked;		/* datagrams since */
+	bool ack_busy;
 	struct hak_rate rates[ASKED_KINDS];
 };
 
@@ -159,6 +162,17 @@ out:
 
 /* ---- receiving ------------------------------------------------------- */
 
+/* An acknowledgement costs about as much as a datagram, and the peer waits for one only
+ * when its window is full, or when it hands over. */
+static void owe_ack(struct io *io, uint64_t now)
+{
+	bool busy = io->ack_busy && !atomic_load(&io->e->peer_prepares);
+	uint64_t due = now + ms(busy ? ACK_BUSY_MS : ACK_DELAY_MS);
+
+	if (!io->ack_due || due < io->ack_due)
+		io->ack_due = due;
+}
+
 static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
 {
 	if (a->ss_family != b->ss_family)
@@ -207,8 +221,7 @@ static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct h
 	if (atomic_load(&e->role) != HAK_PASSIVE)
 		return;
 	/* An acknowledgement that got lost is made good for here. */
-	if (!io->ack_due)
-		io->ack_due = now + ms(ACK_DELAY_MS);
+	owe_ack(io, now);
 	pthread_mutex_lock(&e->rx_lock);
 	if (!e->rx_reset) {
 		if (h->stream_base > e->rx.next) {
@@ -362,7 +375,8 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 			pthread_mutex_unlock(&e->tx_lock);
 			if (err)
 				return false;
-			hak_wake(e->wake_capture);
+			if (atomic_load(&e->window_awaited))
+				hak_wake(e->wake_capture);
 			break;
 		case HAK_REC_NACK:
 			n = hak_get_nack(rec.body, ranges);
@@ -477,8 +491,8 @@ static void on_data(struct io *io, uint64_t seq, const uint8_t *payload, size_t 
 	}
 	hak_count(&e->stats, HAK_STAT_RX_DATAGRAMS);
 	hak_count_n(&e->stats, HAK_STAT_RX_BYTES, n + HAK_HDR_LEN + HAK_TAG_LEN);
-	if (!io->ack_due)
-		io->ack_due = now + ms(ACK_DELAY_MS);
+	io->unacked++;
+	owe_ack(io, now);
 	if (ready && atomic_exchange(&e->apply_idle, false))
 		hak_wake(e->wake_apply);
 }
@@ -610,7 +624,11 @@ static void acknowledge(struct io *io, uint64_t now)
 	hak_put_ack(&w, &a);
 	send_one(e, body, &w, false);
 	io->acked = a;
-	io->ack_due = behind ? now + ms(ACK_DELAY_MS) : 0;
+	io->ack_busy = io->unacked * ACK_DELAY_MS >= (io->ack_busy ? ACK_BUSY_MS : ACK_DELAY_MS);
+	io->unacked = 0;
+	io->ack_due = 0;
+	if (behind)
+		owe_ack(io, now);
 }
 
 /* How long to wait before asking for what is missing: a little reordering is
@@ -769,7 +787,7 @@ void *hak_io_main(void *engine)
 			hak_unwake(e->wake_io);
 		/* Bounded: a flood may fill the sockets, not starve the timers. */
 		for (unsigned i = 0; i < e->cfg.n_links; i++)
-			for (int k = 0; k < 4 && read_link(&io, i); k++)
+			for (int k = 0; k < 4 && fds[i].revents && read_link(&io, i); k++)
 				;
 		now = on_time(e, now);
 		next = timers(&io, now);

@@ -190,19 +190,13 @@ static unsigned wscale(uint8_t v)
 	return v < WSCALE_MAX ? v : WSCALE_MAX;
 }
 
-/* Window scaling is settled by the SYN/ACK, that is with SYN_RECV, so that an UPDATE to
- * a later state need not repeat it.  SYN_SENT2 (simultaneous open) is an early state,
- * though its number is the highest. */
-static bool wscale_settled(uint8_t state)
-{
-	return state > TCP_CONNTRACK_SYN_RECV && state != TCP_CONNTRACK_SYN_SENT2;
-}
-
+/* Window scales are told with ESTABLISHED: whether SYN_RECV is told at all is the event
+ * policy's affair, and to a later state an UPDATE need not repeat them. */
 static void put_tcp(struct hak_wr *w, const struct hak_flow *f, bool update, uint32_t status)
 {
 	bool flags = f->have & HAK_HAS_TCP_FLAGS;
 	bool ws = flags && (f->have & HAK_HAS_TCP_WSCALE) &&
-		  !(update && wscale_settled(f->tcp_state));
+		  !(update && f->tcp_state != TCP_CONNTRACK_ESTABLISHED);
 
 	put_field(w, HAK_FIELD_TCP, 1u + flags + ws);
 	hak_wr_u8(w, nibbles(status, f->tcp_state));

@@ -75,6 +75,7 @@ class StreamInfo(TypedDict):
     peer_table_percent: int | None
     peer_table_max: int | None
     policy_differs: bool
+    events: Literal["lean", "all"]  # which conntrack events there are
     key: str | None  # a fingerprint
     key_bits: int | None
     key_current: bool | None

@@ -368,6 +368,7 @@ def _read_stream(t: _Table) -> StreamConfig:
         protocols=_read_protocols(t),
         min_duration_s=float(duration),
         adaptive=t.flag("adaptive", True),
+        events=t.word("events", ("lean", "all"), "lean"),
         exclude_mark=_read_mark(t),
         exclude_local=t.flag("exclude_local", True),
         exclude_networks=_read_networks(t),

@@ -15,6 +15,9 @@ inet hak2k      what must hold on both nodes, open or not:
                 only if some rule of this netns names them.
     raw_*       replication traffic is not tracked: an entry for it would be a
                 larva on the other side.
+    tell_*      which events conntrack makes of TCP, for making them costs the firewall
+                more than all of hak2kd (LEAN).  Right behind conntrack, so that what
+                is set for a packet decides over that packet's own events.
     guard_in    TCP to the firewall itself that opens nothing and belongs to
                 nothing is dropped silently.  For a masqueraded connection that
                 is (still) unknown here, the answer of this host's own stack
@@ -42,7 +45,7 @@ import ctypes
 import ipaddress
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,6 +58,18 @@ TABLE: Final = "hak2k"
 LEAVING_MAC: Final = 0x0268616B326B  # 02:68:61:6b:32:6b, locally administered
 INGRESS_PRIORITY: Final = -500
 EGRESS_PRIORITY: Final = 500
+CONNTRACK_PRIORITY: Final = -200
+# Events by their bits (enum ip_conntrack_events), for TCP packets that do nothing, that
+# open, that close.  A message goes out if one of its events is among them, and is whole
+# then.  A handshake is told by NEW and ASSURED, which comes with ESTABLISHED and all of
+# its state; REPLY is for connections that were picked up in their middle.  A FIN or RST
+# is told whatever state it leads to; the ACK of a FIN is not.
+_REPLY, _PROTOINFO, _ALL = 1 << 3, 1 << 5, (1 << 12) - 1
+LEAN: Final = {
+    "tcp flags & (fin | syn | rst) == 0": _ALL & ~_PROTOINFO,
+    "tcp flags & (fin | rst) != 0": _ALL,
+    "tcp flags & syn != 0": _ALL & ~_PROTOINFO & ~_REPLY,
+}
 _NAME = re.compile(r"[A-Za-z0-9._@:+-]{1,15}")
 _MISSING = (
     "libnftables is missing; install it: apt-get install libnftables1 "
@@ -74,6 +89,8 @@ class GateSpec:
     """UDP port of the stream."""
     addresses: tuple[str, ...] = ()
     """Our addresses on the data interfaces, with or without a prefix length."""
+    events: str = "lean"
+    """Which conntrack events there are: "lean", or "all"."""
 
     @classmethod
     def of(cls, config: Config) -> GateSpec:
@@ -82,6 +99,7 @@ class GateSpec:
             links=tuple(link.interface for link in config.link),
             port=config.stream.port,
             addresses=tuple(a for i in config.interface for a in i.addresses),
+            events=config.stream.events,
         )
 
 
@@ -102,6 +120,19 @@ def _quoted_destinations(spec: GateSpec, version: int) -> str:
     found = [ipaddress.ip_interface(a).ip for a in spec.addresses]
     ours = sorted({int(a) for a in found if a.version == version})
     return "{ " + ", ".join(f"{a:#0{digits + 2}x}" for a in ours) + " }" if ours else ""
+
+
+def event_chains() -> Iterator[str]:
+    """Chains that choose events, for a table of family inet; a line each."""
+    yield " chain tell {"
+    for packet, events in LEAN.items():
+        yield f"  {packet} ct event set {events:#x} return"
+    yield " }"
+    for name, hook in (("tell_in", "prerouting"), ("tell_out", "output")):
+        yield f" chain {name} {{"
+        yield f"  type filter hook {hook} priority {CONNTRACK_PRIORITY + 1};"
+        yield "  meta l4proto tcp jump tell"
+        yield " }"
 
 
 def ruleset(spec: GateSpec, open_types: Iterable[int] = ()) -> str:
@@ -154,6 +185,7 @@ def ruleset(spec: GateSpec, open_types: Iterable[int] = ()) -> str:
         "  type filter hook output priority raw;",
         f"  oifname {links} udp dport {spec.port} notrack",
         " }",
+        *(event_chains() if spec.events == "lean" else ()),
         " chain guard_in {",
         "  type filter hook input priority filter - 1;",
         f"  iifname {data} tcp flags & (syn|rst|ack) != syn ct state {{ new, invalid }} drop",
@@ -233,7 +265,10 @@ def present(spec: GateSpec) -> bool:
         if str(e) == _MISSING:
             raise
         return False
-    if not {"labels", "raw_in", "raw_out", "guard_in", "guard_out"} <= inet.keys():
+    wanted = {"labels", "raw_in", "raw_out", "guard_in", "guard_out"}
+    if spec.events == "lean":
+        wanted |= {"tell", "tell_in", "tell_out"}
+    if not wanted <= inet.keys():
         return False
     for hook in ("ingress", "egress"):
         chain = netdev.get(hook)

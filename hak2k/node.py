@@ -635,6 +635,9 @@ class Node:
             self.gate_rebuilt += 1
             self.gate_rebuilt_at, self.gate_rebuilt_why = self._wall(), why
             self.news("gate.missing", f"the gate was made again, {word}: {why}")
+        if self.state.role is Role.ACTIVE and self.state.peer and self.state.peer.alive:
+            # Which events there are was chosen by a table that was gone.
+            self.attempt("verify", self.engine.begin_verify)
         if self.state.role is Role.PASSIVE and self.state.synced:
             # Packets that came in meanwhile made ordinary entries of larvae.
             self.attempt("sync", self.engine.want_sync)

@@ -73,6 +73,9 @@ class StreamConfig:
     """Seconds below which connections are not replicated; at most a day, 0: none."""
     adaptive: bool = True
     """While the stream cannot keep up, short-lived connections without NAT wait."""
+    events: str = "lean"
+    """"lean": the kernel makes no events of TCP's middle states.  "all": it makes what
+    it makes."""
     exclude_mark: tuple[int, int] | None = None
     """(value, mask): entries with ct mark & mask == value are not replicated."""
     exclude_local: bool = True

@@ -19,6 +19,12 @@ from hak2k.lab import ctnl as c
 
 ADDRESSES = [("lan", "10.71.0.1"), ("wan", "10.72.0.1"), ("lan", "fd71::1"), ("wan", "fd72::1")]
 STARTING, PASSIVE, ACTIVE = 0, 1, 2
+SPEC = gate.GateSpec(
+    interfaces=("lan", "wan"),
+    links=("ha0", "ha1"),
+    port=44242,
+    addresses=tuple(a for _, a in ADDRESSES),
+)
 
 
 class Side:
@@ -62,14 +68,8 @@ class Side:
             f"192.168.69.{self.number}",
             f"192.168.70.{self.number}",
         ]
-        spec = gate.GateSpec(
-            interfaces=("lan", "wan"),
-            links=("ha0", "ha1"),
-            port=44242,
-            addresses=tuple(a for _, a in ADDRESSES),
-        )
         with self.node.enter():
-            gate.build(spec)
+            gate.build(SPEC)
             self.engine = _core.Engine(**arguments)
             self.engine.set_local_addresses([ipaddress.ip_address(a).packed for a in local])
             self.engine.set_announcements(ADDRESSES)

@@ -140,91 +140,6 @@ static void test_life(bool nat, bool acked)
 	CHECK(l.bytes <= 150);
 }
 
-/* ---- between SYN and SYN/ACK -------------------------------------------- */
-
-/* From the server to the client, out of the firewall itself: seen by the tracker, then
- * dropped by the ruleset. */
-static void send_synack(int scale)
-{
-	struct {
-		struct iphdr ip;
-		struct tcphdr tcp;
-		uint8_t options[8];
-	} __attribute__((packed)) p;
-	struct sockaddr_in to = at("10.71.0.10", 0);
-	int s = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
-	ssize_t n;
-
-	memset(&p, 0, sizeof p);
-	p.ip.version = 4;
-	p.ip.ihl = 5;
-	p.ip.ttl = 64;
-	p.ip.protocol = IPPROTO_TCP;
-	p.ip.tot_len = htons(sizeof p);
-	p.ip.saddr = at("10.72.0.10", 0).sin_addr.s_addr;
-	p.ip.daddr = to.sin_addr.s_addr;
-	p.tcp.source = htons(80);
-	p.tcp.dest = htons(4711);
-	p.tcp.seq = htonl(1000);
-	p.tcp.ack_seq = htonl(2001);
-	p.tcp.doff = sizeof(p.tcp) / 4 + sizeof(p.options) / 4;
-	p.tcp.syn = p.tcp.ack = 1;
-	p.tcp.window = htons(65000);
-	memset(p.options, 1, sizeof p.options);		/* NOP */
-	if (scale) {
-		p.options[0] = 3;			/* window scale */
-		p.options[1] = 3;
-		p.options[2] = (uint8_t)scale;
-	}
-	NEED(s >= 0);
-	n = sendto(s, &p, sizeof p, 0, (struct sockaddr *)&to, sizeof to);
-	CHECK(n == sizeof p || errno == EPERM);		/* dropped on the way out */
-	close(s);
-}
-
-static struct hak_flow after_synack(struct hak_ct_form form, unsigned liberal, int scale)
-{
-	struct hak_flow f = make_flow(AF_INET, IPPROTO_TCP), got;
-
-	f.tcp_state = TCP_CONNTRACK_SYN_SENT;
-	f.tcp_flags[0] |= (uint8_t)liberal;
-	f.tcp_flags[1] = (uint8_t)liberal;
-	f.tcp_wscale[1] = 0;
-	f.status = IPS_CONFIRMED;
-	EQUAL(ns_create(&b, &f, form), 0);
-	send_synack(scale);
-	NEED(!ns_get(&b, &f, &got));
-	EQUAL(got.tcp_state, TCP_CONNTRACK_SYN_RECV);
-	EQUAL(ns_delete(&b, &f), 0);
-	return got;
-}
-
-static void test_half_scaled(void)
-{
-	struct hak_flow got;
-
-	ns_enter(&b);
-	sh("nft 'add table ip f; add chain ip f o { type filter hook output priority 0 ; }; "
-	   "add rule ip f o tcp sport 80 ct state invalid,established,new,related drop'");
-	CASE("a larva between SYN and SYN/ACK");
-	got = after_synack(larval, 0, 9);
-	EQUAL(got.tcp_wscale[0], 7);
-	EQUAL(got.tcp_wscale[1], 9);
-	EQUAL(got.tcp_flags[0] & 9, 9);
-	EQUAL(got.tcp_flags[1] & 9, 9);
-	CASE("and a server that does not scale");
-	got = after_synack(larval, 0, 0);
-	EQUAL(got.tcp_wscale[0], 0);
-	EQUAL(got.tcp_wscale[1], 0);
-	EQUAL(got.tcp_flags[1] & 9, 8);
-	/* Why half_scaled() in hak_ct_out.c is there.  Should a kernel take one scale alone,
-	 * this fails, and that function can go. */
-	CASE("told as it is, the client's scale is lost");
-	got = after_synack((struct hak_ct_form){ .timeout = 300 }, IP_CT_TCP_FLAG_BE_LIBERAL, 9);
-	EQUAL(got.tcp_wscale[0], 0);
-	EQUAL(got.tcp_wscale[1], 9);
-}
-
 int main(void)
 {
 	ns_make(&a);
@@ -236,7 +151,6 @@ int main(void)
 	test_life(false, true);
 	test_life(true, false);
 	test_life(true, true);
-	test_half_scaled();
 	ns_close(&a);
 	ns_close(&b);
 	return t_end();

@@ -137,6 +137,7 @@ static void test_content(void)
 	DIFFERS(true, g.reply.dport++);
 	DIFFERS(true, g.reply.dst[3]++);
 	DIFFERS(true, g.tcp_state = TCP_CONNTRACK_FIN_WAIT);
+	DIFFERS(true, g.tcp_state = TCP_CONNTRACK_SYN_RECV);
 	DIFFERS(true, g.tcp_wscale[1]++);
 	DIFFERS(true, g.status &= ~(uint32_t)IPS_ASSURED);
 	DIFFERS(true, g.labels[3] = 1);
@@ -146,6 +147,17 @@ static void test_content(void)
 	DIFFERS(true, g.have |= HAK_HAS_SYNPROXY; g.synproxy[0] = 1);
 	DIFFERS(false, g.have |= HAK_HAS_SEQADJ);	/* all zero is none */
 	DIFFERS(false, g.have |= HAK_HAS_SYNPROXY);
+	/* states that need not be told are one: hak_tcp.h */
+#define SAME_CLASS(of, other, bits) DIFFERS(false, g = f; g.tcp_state = (of); \
+	struct hak_flow h = g; h.tcp_state = (other); h.status ^= (bits); \
+	CHECK(!hak_flow_differs(&g, &h)); h.mark ^= 1; CHECK(hak_flow_differs(&g, &h)); g = f)
+	SAME_CLASS(TCP_CONNTRACK_SYN_SENT, TCP_CONNTRACK_SYN_RECV, IPS_SEEN_REPLY);
+	SAME_CLASS(TCP_CONNTRACK_SYN_SENT2, TCP_CONNTRACK_SYN_RECV, IPS_SEEN_REPLY);
+	SAME_CLASS(TCP_CONNTRACK_FIN_WAIT, TCP_CONNTRACK_CLOSE_WAIT, 0);
+	SAME_CLASS(TCP_CONNTRACK_FIN_WAIT, TCP_CONNTRACK_LAST_ACK, 0);
+	SAME_CLASS(TCP_CONNTRACK_FIN_WAIT, TCP_CONNTRACK_TIME_WAIT, 0);
+	SAME_CLASS(TCP_CONNTRACK_FIN_WAIT, TCP_CONNTRACK_CLOSE, 0);
+#undef SAME_CLASS
 	DIFFERS(false, g.timeout = 5);
 	DIFFERS(false, g.packets = 5);
 	DIFFERS(false, g.tcp_flags[0] |= IP_CT_TCP_FLAG_BE_LIBERAL);

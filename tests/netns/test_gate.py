@@ -106,12 +106,17 @@ def test_present(two: Two) -> None:
     assert present()
     assert present(replace(SPEC, interfaces=("lan",)))
     assert not present(replace(SPEC, interfaces=("lan", "wan", "dmz")))
+    build(two.fw, replace(SPEC, events="all"))
+    assert present(replace(SPEC, events="all"))
+    assert not present()
+    build(two.fw)
     for damage in (
         "delete table inet hak2k",
         "delete table netdev hak2k",
         "flush chain inet hak2k guard_in; delete chain inet hak2k guard_in",
         "flush chain netdev hak2k egress; delete chain netdev hak2k egress",
         "chain netdev hak2k ingress { policy accept; }",
+        "flush chain inet hak2k tell_in; delete chain inet hak2k tell_in",
     ):
         two.fw.nft(damage)
         assert not present(), damage

@@ -8,7 +8,7 @@ from hak2k.lab import Lab, until
 from hak2k.lab import topology as t
 from hak2k.lab.rawflow import Packet, RawFlow
 from hak2k.lab.traffic import Traffic
-from tests.pair import Pair
+from tests.pair import Pair, Side
 
 # More translations than the lab's own ruleset has.  From inside to a published
 # address: both ends are translated, with ports where there are some.
@@ -152,6 +152,13 @@ def swap(two: Pair) -> dict[str, int]:
     """fw1 dies: all its links go down at once, and fw2 takes over."""
     two.lab.crash(two.lab.fw1)
     return two.b.activate()
+
+
+def change_roles(two: Pair, old: Side, new: Side) -> None:
+    """A planned swap; the old active node has compared its table when it is over."""
+    old.passivate()
+    new.activate()
+    two.synced(old)
 
 
 def both_keep_quiet(two: Pair) -> None:

@@ -26,6 +26,7 @@ port = 44242
 protocols = "all"
 min_duration_s = 0
 adaptive = true
+events = "lean"
 exclude_mark = "0x100/0x100"
 exclude_local = true
 exclude_networks = ["10.9.0.0/16"]

@@ -85,6 +85,7 @@ WRONG = [
     ("protocols", "protocols = 6", "stream.protocols", "must be a list"),
     ("min_duration_s", "min_duration_s = 1e-9", "stream.min_duration_s", "a millisecond"),
     ("min_duration_s", "min_duration_s = nan", "stream.min_duration_s", "out of range"),
+    ("events", 'events = "most"', "stream.events", 'one of "lean", "all"'),
     ("adaptive", "adaptive = 1", "stream.adaptive", "must be true or false"),
     ("exclude_mark", 'exclude_mark = "1"', "stream.exclude_mark", "VALUE/MASK"),
     ("exclude_mark", 'exclude_mark = "1/0"', "stream.exclude_mark", "mask 0"),

@@ -440,6 +440,20 @@ def test_a_gate_that_was_tampered_with_passive(tmp_path: Path, state: bool | Non
     run(tmp_path, check)
 
 
+def test_a_gate_that_was_gone_and_with_it_the_choice_of_events(tmp_path: Path) -> None:
+    """What closed meanwhile was not told: the tables are compared at once."""
+
+    async def check(rig: Rig) -> None:
+        await rig.active()
+        assert "verify" not in rig.core.names()
+        rig.core.gate = None
+        await rig.logged("gate.missing")
+        assert "verify" in rig.core.names()
+        assert "daemon.error" not in rig.ids()
+
+    run(tmp_path, check)
+
+
 def test_a_gate_that_cannot_be_made(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         await rig.passive()
