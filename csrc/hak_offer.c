@@ -25,12 +25,11 @@
  */
 #include "hak_apply_int.h"
 #include "hak_capture_int.h"
+#include "hak_tcp.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <linux/netfilter/nf_conntrack_common.h>
-#include <linux/netfilter/nf_conntrack_tcp.h>
 
 enum {
 	OFFER_BODY = 1300,		/* of one OFFER */
@@ -92,8 +91,10 @@ static bool young(const struct hak_apply *a, const struct hak_flow *f)
 
 static bool answered(const struct hak_flow *f)
 {
+	/* of a larva that opens it is not known (hak_tcp.h): the handshake is repeated */
 	return f->status & IPS_SEEN_REPLY &&
-	       !(f->have & HAK_HAS_TCP && (f->tcp_state == TCP_CONNTRACK_TIME_WAIT ||
+	       !(f->have & HAK_HAS_TCP && (hak_tcp_opens(f->tcp_state) ||
+					   f->tcp_state == TCP_CONNTRACK_TIME_WAIT ||
 					   f->tcp_state == TCP_CONNTRACK_CLOSE));
 }
 
