@@ -32,7 +32,7 @@ def test_the_process_is_killed(duo: Duo) -> None:
     duo.lab.kill(killed)
     told(duo, heir, after, "peer.process")
     shown = duo.lab.ctl(heir, "info", json=False)
-    assert "its machine answers pings, hak2kd does not" in shown
+    assert "its machine answers pings" in shown
     assert "peer.machine" not in duo.ids(heir, after)
     duo.lab.start(killed)
     duo.ready()
