@@ -4,6 +4,7 @@ an older version."""
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,27 @@ def test_what_is_there_stays_and_nothing_is_done_twice(conflict: Bench) -> None:
     conflict.peer.control(offer(2, 1, 2, 3))
     assert answer(conflict, 2) == (2, 0)
     assert ports(conflict) == {1, 2, 3}
+
+
+def test_what_is_in_the_way_of_ours_is_refused(conflict: Bench) -> None:
+    """Its original tuple, or the one that answers come by, belongs to another connection."""
+    conflict.peer.control(offer(1, 1, 2))
+    assert answer(conflict, 1) == (2, 0)
+    node = conflict.side.node
+    one, two = sorted(node.conntrack().values(), key=lambda e: e.orig.sport)
+    node.ct.delete(one, two)
+    # the same as the first offered one but for its answers; another one with the
+    # second's answers
+    ours = [
+        replace(one, reply=replace(one.reply, dport=40001)),
+        replace(two, orig=replace(two.orig, sport=two.orig.sport + 100)),
+    ]
+    node.ct.create(*ours)
+    conflict.peer.control(offer(2, 1, 2))
+    assert answer(conflict, 2) == (0, 2)
+    assert {(e.orig, e.reply) for e in node.conntrack().values()} == {
+        (e.orig, e.reply) for e in ours
+    }
 
 
 def test_offers_that_make_no_sense(conflict: Bench) -> None:
