@@ -290,7 +290,7 @@ unsigned hak_best_link(struct hak_engine *e, bool other);
 void hak_send_heartbeats(struct hak_engine *e);
 /* Before the gate of a passive node opens, and after it was closed or the role came. */
 void hak_lease_arm(struct hak_engine *e, bool arming);
-/* Right before them; io thread. */
+/* Right after heartbeats, with a time from before them; io thread. */
 void hak_renew_lease(struct hak_engine *e, uint64_t now);
 
 /* hak_judge.c; io thread.  A fresh heartbeat came over link i. */

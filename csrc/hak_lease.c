@@ -219,9 +219,11 @@ bool hak_lease_step(struct hak_lessee *l, const struct hak_lease_facts *f)
 	bool standby = f->active && f->heard && !f->peer_active;
 
 	if (!f->active && f->armed) {
-		if (before == HAK_LEASE_ON && f->now >= l->until)
+		bool late = before == HAK_LEASE_ON && f->now >= l->until;
+
+		if (late)
 			l->lapsed_ns = f->now;
-		if (before == HAK_LEASE_LAPSED || (before == HAK_LEASE_ON && f->now >= l->until)) {
+		if (late || before == HAK_LEASE_LAPSED) {
 			l->state = HAK_LEASE_LAPSED;
 			l->until = 0;
 		} else {

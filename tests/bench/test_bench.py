@@ -8,7 +8,7 @@ import pytest
 
 from bench import handover, rig, size, tools
 from bench.report import Options, Table, percentile, render, text
-from hak2k.lab import Lab, privileged
+from hak2k.lab import Lab
 
 
 def test_percentile_is_a_value_that_was_measured() -> None:
@@ -28,13 +28,6 @@ def test_a_table_fits_a_terminal() -> None:
     row = ("twelve thousand", *[1234567.0] * 6)
     table = Table("title", [str(n) for n in range(7)], [row], ["word " * 40])
     assert all(len(line) <= 80 for line in render(table).splitlines())
-
-
-@pytest.fixture(scope="module")
-def programs() -> None:
-    if not privileged():
-        pytest.skip("needs root")
-    tools.build()
 
 
 @pytest.mark.usefixtures("programs")

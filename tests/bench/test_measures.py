@@ -6,16 +6,8 @@ from typing import Any
 
 import pytest
 
-from bench import bulk, conntrackd, latency, micro, peer, report, rig, saturate, tools
+from bench import bulk, conntrackd, latency, micro, peer, report, rig, saturate
 from bench.report import Target
-from hak2k.lab import privileged
-
-
-@pytest.fixture(scope="module")
-def programs() -> None:
-    if not privileged():
-        pytest.skip("needs root")
-    tools.build()
 
 
 @pytest.mark.usefixtures("programs")

@@ -8,16 +8,11 @@ import pytest
 
 from bench import conntrackd, cost, rig, tools, variants
 from bench.report import Target
-from hak2k.lab import Lab, privileged, until
+from hak2k.lab import Lab, until
 
 LIVES = 300
 
-
-@pytest.fixture(scope="module", autouse=True)
-def programs() -> None:
-    if not privileged():
-        pytest.skip("needs root")
-    tools.build()
+pytestmark = pytest.mark.usefixtures("programs")
 
 
 @pytest.mark.parametrize("name", ["floor", "hak2k", "ftfw", "direct", "notrack"])

@@ -8,6 +8,7 @@ import pytest
 
 from hak2k.lab import ensure_privileges, failure_report
 from tests.e2e.duo import Duo
+from tests.e2e.helped import Sockets
 
 FAILED = pytest.StashKey[bool]()
 
@@ -68,3 +69,9 @@ def duo(shelf: Shelf, request: pytest.FixtureRequest) -> Iterator[Duo]:
         raise
     if request.node.stash.get(FAILED, False):
         shelf.drop()
+
+
+@pytest.fixture
+def sockets(duo: Duo) -> Iterator[Sockets]:
+    with Sockets(duo.lab) as made:
+        yield made

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from hak2k.lab import Lab, Node, until
 from hak2k.lab import topology as t
+from tests.e2e.duo import Duo
 
 # By name of the helper: the protocol and port that select it.
 HELPERS = {
@@ -391,3 +392,12 @@ def settle(lab: Lab, active: Node, passive: Node, count: int) -> None:
         return "\n".join(f"{fw.name}: {e.identity()}" for fw in lab.fw for e in fw.expectations())
 
     until(same, 5, f"{count} expectations on both", detail=detail)
+
+
+def die(duo: Duo) -> None:
+    """Both tables are equal; then the active one loses its power."""
+    duo.equal()
+    survivor = duo.passive
+    duo.mark()
+    duo.lab.crash(duo.active)
+    duo.wait_mode(survivor, "active", 5)

@@ -9,28 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import pytest
-
 from hak2k.lab import topology as t
 from tests.e2e import helped
 from tests.e2e.duo import Duo
-from tests.e2e.helped import Ftp, Line, Message, Phone, Sockets, ftpd, settle
+from tests.e2e.helped import Ftp, Line, Message, Phone, Sockets, die, ftpd, settle
 
 OPTIONS = {"traffic": False, "ruleset": helped.RULESET}
-
-
-def die(duo: Duo) -> None:
-    """Both tables are equal; then the active one loses its power."""
-    duo.equal()
-    survivor = duo.passive
-    duo.mark()
-    duo.lab.crash(duo.active)
-    duo.wait_mode(survivor, "active", 5)
 
 
 def back(duo: Duo) -> None:
@@ -43,12 +31,6 @@ def back(duo: Duo) -> None:
     duo.lab.start(dead)
     duo.ready()
     duo.equal()
-
-
-@pytest.fixture
-def sockets(duo: Duo) -> Iterator[Sockets]:
-    with Sockets(duo.lab) as made:
-        yield made
 
 
 # From inside: the server is outside.  From outside: a server inside is published.

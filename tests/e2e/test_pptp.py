@@ -7,23 +7,14 @@ attribute in ctnetlink: the call's packets are then in no connection.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-
-import pytest
 
 from hak2k.lab import Node
 from hak2k.lab import topology as t
 from tests.e2e import helped, pptp
 from tests.e2e.duo import Duo
-from tests.e2e.helped import Sockets, settle
+from tests.e2e.helped import Sockets, die, settle
 
 OPTIONS = {"traffic": False, "ruleset": helped.RULESET}
-
-
-@pytest.fixture
-def sockets(duo: Duo) -> Iterator[Sockets]:
-    with Sockets(duo.lab) as made:
-        yield made
 
 
 class Office:
@@ -68,11 +59,7 @@ def test_pptp(duo: Duo, sockets: Sockets) -> None:
     assert office.speaks(100, 200, seen)
     client, server, _ = office.dial(101, 201)
     settle(duo.lab, duo.active, duo.passive, 2)
-    duo.equal()
-    survivor = duo.passive
-    duo.mark()
-    duo.lab.crash(duo.active)
-    duo.wait_mode(survivor, "active", 5)
+    die(duo)
 
     client.sendall(pptp.message(pptp.START, b"still there"))
     assert pptp.hear(server, pptp.START) == b"still there"
