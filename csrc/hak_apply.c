@@ -320,7 +320,7 @@ static int put_expect(struct hak_apply *a, const struct hak_record *rec)
 	}
 	if (err)
 		return err;
-	if (a->phase == HAK_PHASE_RUNNING && a->scoped)
+	if (hak_recon_counts(a))
 		hak_recon_found(a, &a->found.missing, "missing expectation of", NULL);
 	w = hak_wr_on(a->out, sizeof a->out);
 	seq = ++a->e->apply_nl.seq;
@@ -491,13 +491,13 @@ static void look(struct hak_apply *a)
 			a->result[i] = EINVAL;
 	}
 	transact(a, &w, base);
-	if (!a->scoped || a->phase != HAK_PHASE_RUNNING)
+	if (!hak_recon_counts(a))
 		return;
 	for (unsigned i = 0; i < a->n; i++) {
 		const struct hak_flow *f = &a->recs[i].flow;
 
 		/* not a master that was sent along */
-		if (!hak_bit(a->e->rx_digest.marked, hak_digest_slot(&a->e->rx_digest, f)))
+		if (a->scoped && !hak_bit(a->e->rx_digest.marked, hak_digest_slot(&a->e->rx_digest, f)))
 			continue;
 		if (!a->seen[i])
 			hak_recon_found(a, &a->found.missing, "missing", f);
@@ -546,8 +546,11 @@ static void flush_new_copy(struct hak_apply *a)
 	unsigned clashes = 0;
 
 	flush_live(a);
-	for (unsigned i = 0; i < a->n; i++)
+	for (unsigned i = 0; i < a->n; i++) {
 		clashes += a->result[i] == EEXIST;
+		if (!a->result[i] && hak_recon_counts(a))
+			hak_recon_found(a, &a->found.missing, "missing", &a->recs[i].flow);
+	}
 	a->exists = clashes * 2 > a->n;
 }
 

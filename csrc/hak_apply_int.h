@@ -89,6 +89,7 @@ struct hak_apply {
 	bool repair;			/* else: only look */
 	bool residue;			/* only slots that were dirty each time are marked */
 	uint32_t verify_id;		/* who waits for it, 0: nobody */
+	unsigned verify_of;		/* which of the engine's two questions that is */
 	bool own_done, peer_done;
 	uint64_t own_ns;		/* what summing up our own table took */
 	uint32_t peer_entries;
@@ -183,6 +184,7 @@ void hak_recon_sum_expect(struct hak_apply *a, const struct hak_expect *x);
 void hak_recon_listed(struct hak_apply *a);		/* our own table is summed up */
 void hak_recon_counted(struct hak_apply *a);
 void hak_recon_copied(struct hak_apply *a);
+bool hak_recon_counts(const struct hak_apply *a);
 void hak_recon_found(struct hak_apply *a, uint32_t *counter, const char *what,
 		     const struct hak_flow *f);
 /* ns until it has something to do */

@@ -583,8 +583,8 @@ enum hak_err hak_engine_verify(struct hak_engine *e, uint32_t id, bool repair)
 	    !atomic_load(&e->session_up))
 		return HAK_ESTATE;
 	pthread_mutex_lock(&e->q_lock);
-	e->verify = v;
-	e->verify_asked = role == HAK_PASSIVE;
+	e->verify[0].v = v;
+	e->verify[0].state = role == HAK_PASSIVE ? HAK_ASKED : HAK_ANSWERED;
 	pthread_mutex_unlock(&e->q_lock);
 	if (role == HAK_ACTIVE) {
 		hak_put_verify(&w, &v);

@@ -194,8 +194,10 @@ struct hak_engine {
 	struct hak_mail wish;		/* apply, control -> io */
 	struct hak_table table;		/* how equal the tables are */
 	uint64_t table_ns;		/* when that was found */
-	struct hak_verify verify;	/* asked for, by either node's operator */
-	bool verify_asked;
+	struct hak_question {		/* a comparison asked for */
+		struct hak_verify v;	/* the last one */
+		enum { HAK_ANSWERED, HAK_ASKED, HAK_COMPARING } state;
+	} verify[2];			/* by this node's operator, by the peer's */
 	uint8_t drain_asked;		/* control -> capture: all, for PREPARE or HANDOVER */
 	bool drained;
 	uint32_t drain_term;

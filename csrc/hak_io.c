@@ -302,11 +302,11 @@ static bool take_mail(struct io *io, const struct hak_record *rec, uint64_t now)
 
 static void on_verify(struct hak_engine *e, const struct hak_verify *v)
 {
+	/* It is repeated until its end is heard of, and may be under way. */
 	pthread_mutex_lock(&e->q_lock);
-	if (v->id != e->table.verified && v->id != e->verify.id) {
-		e->verify = *v;
-		e->verify_asked = true;
-	}
+	if (v->id != e->table.verified &&
+	    (v->id != e->verify[1].v.id || e->verify[1].state == HAK_ANSWERED))
+		e->verify[1] = (struct hak_question){ *v, HAK_ASKED };
 	pthread_mutex_unlock(&e->q_lock);
 	hak_wake(e->wake_apply);
 }
@@ -321,7 +321,7 @@ static void on_table(struct hak_engine *e, const struct hak_table *t, uint64_t n
 	before = e->table.verified;
 	e->table = *t;
 	e->table_ns = now - (uint64_t)t->age_ms * HAK_MS;
-	if (t->verified == e->verify.id && e->wish.type == HAK_REC_VERIFY)
+	if (t->verified == e->verify[0].v.id && e->wish.type == HAK_REC_VERIFY)
 		e->wish.type = 0;		/* granted; another id is its own operator's */
 	pthread_mutex_unlock(&e->q_lock);
 	if (t->verified != before)

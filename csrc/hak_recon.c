@@ -106,9 +106,8 @@ static void put_off(struct hak_apply *a)
 		atomic_store(&e->sync_needed, true);
 	if (a->verify_id) {
 		pthread_mutex_lock(&e->q_lock);
-		if (!e->verify_asked)
-			e->verify = (struct hak_verify){ a->verify_id, a->repair };
-		e->verify_asked = true;
+		if (e->verify[a->verify_of].state == HAK_COMPARING)
+			e->verify[a->verify_of].state = HAK_ASKED;
 		pthread_mutex_unlock(&e->q_lock);
 	}
 	hak_recon_off(a);
@@ -123,6 +122,8 @@ static void publish(struct hak_apply *a, bool equal)
 	a->found.entries = a->peer_entries;
 	pthread_mutex_lock(&e->q_lock);
 	a->found.verified = a->verify_id ? a->verify_id : e->table.verified;
+	if (a->verify_id && e->verify[a->verify_of].state == HAK_COMPARING)
+		e->verify[a->verify_of].state = HAK_ANSWERED;
 	e->table = a->found;
 	e->table_ns = now;
 	pthread_mutex_unlock(&e->q_lock);
@@ -170,6 +171,12 @@ static void stuck(struct hak_apply *a)
 	atomic_store(&e->synced, false);
 	atomic_store(&e->sync_needed, true);
 	a->retry_ns = hak_now() + RETRY_NS;
+}
+
+/* What a copy brings is a difference, unless it is all of the table and this node joins. */
+bool hak_recon_counts(const struct hak_apply *a)
+{
+	return a->phase == HAK_PHASE_RUNNING && (a->scoped || !a->joining);
 }
 
 void hak_recon_found(struct hak_apply *a, uint32_t *counter, const char *what,
@@ -482,14 +489,20 @@ enum hak_err hak_recon_on_record(struct hak_apply *a, uint8_t type, struct hak_r
 	return HAK_OK;
 }
 
-static bool take_verify(struct hak_engine *e, struct hak_verify *v)
+static bool take_verify(struct hak_apply *a, struct hak_verify *v)
 {
-	bool asked;
+	struct hak_engine *e = a->e;
+	bool asked = false;
 
 	pthread_mutex_lock(&e->q_lock);
-	asked = e->verify_asked;
-	e->verify_asked = false;
-	*v = e->verify;
+	for (unsigned i = 0; i < 2 && !asked; i++) {
+		if (e->verify[i].state != HAK_ASKED)
+			continue;
+		e->verify[i].state = HAK_COMPARING;
+		*v = e->verify[i].v;
+		a->verify_of = i;
+		asked = true;
+	}
 	pthread_mutex_unlock(&e->q_lock);
 	return asked;
 }
@@ -530,7 +543,7 @@ uint64_t hak_recon_step(struct hak_apply *a)
 		return UINT64_MAX;
 	}
 	if (a->phase == HAK_PHASE_OFF) {
-		if (take_verify(e, &v))
+		if (take_verify(a, &v))
 			hak_recon_start(a, &v);
 		else if (!period)
 			return UINT64_MAX;

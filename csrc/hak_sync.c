@@ -133,7 +133,7 @@ static bool purge(struct hak_apply *a, struct hak_wr *w, const struct hak_flow *
 	if (!stale(a, now.flow.timeout, larval) || hak_apply_delete(a, &now.flow))
 		return false;
 	a->pass_done++;
-	if (a->scoped)
+	if (a->scoped || !a->joining)
 		hak_recon_found(a, &a->found.extra, "extra", &now.flow);
 	return true;
 }
@@ -161,7 +161,7 @@ static void purge_expect(struct hak_apply *a, const struct hak_expect *x)
 	seq = ++a->e->apply_nl.seq;
 	if (hak_exp_put_delete(&w, seq, x, true) || hak_apply_call(a, &w, seq, NULL))
 		return;
-	if (a->scoped)
+	if (a->scoped || !a->joining)
 		hak_recon_found(a, &a->found.extra, "extra expectation", NULL);
 }
 

@@ -512,15 +512,18 @@ class Engine:
                 raise PeerError("there is no peer to compare with; see hak2kctl info")
             return self._verify_id
 
+    @property
+    def last_verify(self) -> int:
+        """What `begin_verify` returned last."""
+        return self._verify_id
+
     def verify(self, repair: bool = True, timeout_s: float = 60.0) -> TableInfo:
         """As `begin_verify`, and wait.  Raises PeerError, also when it takes longer."""
-        number = self.begin_verify(repair)
+        asked = Verification(self, repair)
         deadline = time.monotonic() + timeout_s
         while True:
-            with self._call() as core:
-                found = core.table()
-            if found["verified"] == number:
-                info: TableInfo = _pick(TableInfo, found)
+            info = asked.answer()
+            if info is not None:
                 return info
             if time.monotonic() > deadline:
                 raise PeerError(f"the comparison was not complete within {timeout_s:g} s")
@@ -653,3 +656,29 @@ def _times(found: Mapping[str, int]) -> SwapTimes:
         drain_ns=found.get("drain_ns", 0),
         announce_ns=found.get("announce_ns", 0),
     )
+
+
+class Verification:
+    """A comparison that was asked for.
+
+    The core keeps one question, so another's (a daemon's own look, a second operator)
+    may take its place before it was carried out; then it is asked again.
+
+    Raises PeerError if there is no peer to compare with.
+    """
+
+    def __init__(self, engine: Engine, repair: bool) -> None:
+        self._engine, self._repair = engine, repair
+        self._ask()
+
+    def _ask(self) -> None:
+        self._number = self._engine.begin_verify(self._repair)
+
+    def answer(self) -> TableInfo | None:
+        """What was found; None: not yet.  Raises as the constructor."""
+        table = self._engine.table()
+        if table.verified == self._number:
+            return table
+        if table.verified == self._engine.last_verify:
+            self._ask()
+        return None

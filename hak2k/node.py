@@ -30,7 +30,7 @@ from hak2k import gate, model
 from hak2k.arming import HANDOVER_TIMEOUT_S, Arming
 from hak2k.config import load_config
 from hak2k.election import Row, deadline, refusal, settled, status, step
-from hak2k.engine import Engine, EngineEvent, SwapTimes, TableInfo
+from hak2k.engine import Engine, EngineEvent, SwapTimes, TableInfo, Verification
 from hak2k.errors import ConfigError, HakError, KernelError, RefusedError
 from hak2k.events import EventLog
 from hak2k.halinks import WHY, HaLinks
@@ -668,16 +668,19 @@ class Node:
 
     async def verify(self, repair: bool, timeout_s: float) -> TableInfo:
         """Compare both kernels' tables.  Raises PeerError; RefusedError: not in time."""
-        number = self.engine.begin_verify(repair)
+        asked = Verification(self.engine, repair)
+        found: TableInfo | None = None
 
         def done() -> bool:
-            return self.engine.table().verified == number
+            nonlocal found
+            found = asked.answer()
+            return found is not None
 
-        if not await self.until(done, timeout_s):
-            raise RefusedError(
-                f"not compared within {timeout_s:g} s; hak2kctl info tells whether the peer answers"
-            )
-        return self.engine.table()
+        if await self.until(done, timeout_s) and found is not None:
+            return found
+        raise RefusedError(
+            f"not compared within {timeout_s:g} s; hak2kctl info tells whether the peer answers"
+        )
 
     async def force(self, forced: Forced, *, alone: bool, timeout_s: float) -> None:
         """Force a state or lift it, and wait for the swap it means.

@@ -60,6 +60,18 @@ def test_a_look_repairs_nothing(two: Pair) -> None:
     assert counts(verify(two.a)) == (0, 0, 0, 0)
 
 
+def test_a_table_that_somebody_emptied_is_not_called_equal(two: Pair) -> None:
+    """So much is missing that all is copied, without a comparison before it."""
+    fill(two, 600)
+    two.lab.fw2.run("conntrack", "-F")
+    assert counts(verify(two.a, repair=False)) == (600, 0, 0, 0)
+    assert counts(verify(two.a)) == (600, 0, 0, 600)
+    told = two.b.seen("recon.repaired")[-1]
+    assert (told["missing"], told["extra"], told["different"]) == (600, 0, 0)
+    assert told["text"].startswith("missing: ")
+    equal(two)
+
+
 def test_all_three_kinds_of_difference(two: Pair) -> None:
     some = fill(two, 900)
     extra = entries(1000)[900:]
