@@ -27,9 +27,9 @@ settings.load_profile("hak2k")
 
 CAPABILITIES = {12: "net_admin", 13: "net_raw", 14: "ipc_lock", 21: "sys_admin", 23: "sys_nice"}
 RUNNING = "hak2k-running"  # in pytest's cache: the tests that run right now, by worker
-# What watches a pair of firewalls is disturbed by another pair at work, and some of it
-# changes what all namespaces share (the size of the table): one after the other.
-IN_TURN = ("bench", "e2e", "replication")
+# What watches a pair of daemons, or measures one, is disturbed by another pair of them at
+# work: one after the other.
+IN_TURN = ("bench", "e2e")
 
 
 def capabilities() -> str:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from hak2k.lab import Entry, Lab, until
 from hak2k.lab import ctnl as c
 from hak2k.lab.ctnl import Conntrack, Tcp
@@ -336,6 +338,7 @@ def smaller_tables(entries: int) -> Iterator[Callable[[], object]]:
         restore()
 
 
+@pytest.mark.host
 def test_h15_a_full_table_is_no_secret(lab: Lab) -> None:
     """It is told, the node is not ready, and it becomes ready when there is room."""
     lasting = c.CONFIRMED | c.SEEN_REPLY | c.ASSURED  # others give way

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
 from hak2k.lab import Entry, Lab, Tuple, until
 from hak2k.lab import ctnl as c
 from tests.pair import Pair, pair
@@ -28,6 +30,7 @@ def copied(two: Pair) -> int:
     return len(two.b.seen("sync.done"))
 
 
+@pytest.mark.host
 def test_a_resize_during_a_listing_loses_nothing(lab: Lab) -> None:
     lab.fw1.ct.create(*flows())
     before = int(BUCKETS.read_text())
