@@ -194,10 +194,19 @@ class Duo:
 
     @property
     def active(self) -> Node:
-        """The one that says that it is active."""
-        found = [fw for fw in self.lab.fw if self.mode(fw) == "active"]
-        assert len(found) == 1, self.modes()
-        return found[0]
+        """The one that says that it is active.
+
+        A command that swaps returns when the new node has the role; the other one still
+        says so itself for some milliseconds, behind a gate that is closed.
+        """
+
+        def found() -> list[Node] | None:
+            says = [fw for fw in self.lab.fw if self.mode(fw) == "active"]
+            return says if len(says) == 1 else None
+
+        one = until(found, 2, "one active node", detail=self.modes)
+        assert one is not None
+        return one[0]
 
     @property
     def passive(self) -> Node:
