@@ -8,7 +8,7 @@ import sys
 import time
 from types import ModuleType
 
-from bench import report, tools
+from bench import report, scaling, tools
 from hak2k.lab import PrivilegeError, ensure_privileges, privileged
 
 NAMES = (
@@ -17,6 +17,7 @@ NAMES = (
     "size",
     "cost",
     "saturate",
+    "shards",
     "crash",
     "flood",
     "micro",
@@ -32,7 +33,7 @@ NAMES = (
     "lease",
 )
 
-STORED = ("goals", "plots")
+STORED = ("goals", "plots", "scaling")
 
 
 def _long(module: ModuleType) -> bool:
@@ -51,7 +52,8 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
         epilog=f"names (default: all but those marked *, which take long):\n{names}\n"
         "or, of what is in bench/out:\n"
         "  goals  what was measured beside what is aimed at\n"
-        "  plots  pictures, SVG and PNG",
+        "  plots  pictures, SVG and PNG\n"
+        "  scaling  what a larger firewall would need, from these costs",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure")
@@ -61,6 +63,15 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     parser.add_argument("--rate", type=int, default=0, help="handover: packets a second")
     parser.add_argument("--rounds", type=int, default=0, help="of each that takes a median")
     parser.add_argument("--large", action="store_true", help="flip: with 4,000,000 entries as well")
+    for name, (kind, text) in {
+        "gbit": (float, "scaling: traffic, Gbit/s"),
+        "mean": (float, "scaling: bytes of a connection"),
+        "entries": (int, "scaling: connections in the table"),
+    }.items():
+        usual = getattr(scaling.Load(), name)
+        parser.add_argument(
+            f"--{name}", type=kind, default=usual, help=f"{text} (default {usual:,.0f})"
+        )
     found = parser.parse_args()
     for name in found.names:
         if name not in (*modules, *STORED):
@@ -68,9 +79,15 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     return found
 
 
-def _stored(names: list[str]) -> int:
+def _stored(arguments: argparse.Namespace) -> int:
     """Tell, or draw, what is in bench/out."""
-    contents = report.stored()
+    contents, names = report.stored(), arguments.names
+    if "scaling" in names:
+        load = scaling.Load(arguments.gbit, arguments.mean, arguments.entries)
+        for table in scaling.tables(scaling.loaded(contents), load):
+            print(report.render(table), end="\n\n")
+    if names == ["scaling"]:
+        return 0
     if not contents:
         print("bench: nothing was measured yet: bench/out is empty", file=sys.stderr)
         return 1
@@ -96,7 +113,7 @@ def main() -> int:
     modules = {name: importlib.import_module(f"bench.{name}") for name in NAMES}
     arguments = _arguments(modules)
     if set(arguments.names) & set(STORED):
-        return _stored(arguments.names)
+        return _stored(arguments)
     try:
         ensure_privileges()
     except PrivilegeError as error:

@@ -2,11 +2,15 @@
 
 Real daemons, whose active node's table is full when they start.  Beside them conntrackd,
 which keeps every connection once more in each daemon's own memory, and the floor.
+
+Each connection is in both nodes' kernels, on this one host: what these take for one is
+half of what the host's slabs grew by.
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from bench import peer, rig, variants
@@ -21,10 +25,19 @@ IDLE_S = 20
 MIB = 1 << 20
 
 
+def slabs() -> int:
+    """Bytes of the kernel's own objects that cannot be reclaimed."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("SUnreclaim:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def _daemons(size: int, idle_s: float) -> dict[str, Any]:
     """Resident memory of both daemons, and their share of a CPU while idle."""
     with Lab() as lab:
         rig.prepare(lab)
+        kernel = slabs()
         if size:
             rig.fill(lab.fw1, size)
         lab.start_pair(timeout=240)
@@ -33,6 +46,8 @@ def _daemons(size: int, idle_s: float) -> dict[str, Any]:
             raise RuntimeError(f"{have} of {size} entries on the passive node")
         pids = [instance.process.pid for node in lab.fw if (instance := lab.daemons[node]).process]
         found: dict[str, Any] = {"rss": [variants.resident(pid) for pid in pids]}
+        if size:
+            found["entry"] = (slabs() - kernel) / (2 * size)
         if idle_s:
             before, began = [variants.process_ns(pid) for pid in pids], time.monotonic_ns()
             time.sleep(idle_s)
@@ -66,6 +81,8 @@ def run(options: Options) -> Result:
         shown = [found["rss"], *(p["rss"] if p else [float("nan")] * 2 for p in peers.values())]
         table.rows.append((f"{size:,}", *(float(rss) / MIB for pair in shown for rss in pair)))
     idle = result.data["sizes"]["0"]["hak2k"]["idle"]
+    entry = result.data["sizes"][str(max(ours))]["hak2k"]["entry"]
+    table.notes.append(f"Either kernel: {entry:.0f} bytes for each entry, without the hash table.")
     table.notes.append("The floor, which holds nothing, takes 2 MiB and its socket buffers.")
     result.tables += [
         table,

@@ -89,10 +89,11 @@ class Engine:
         dead_after_ms: int = 200,
         dead_after_max_ms: int = 0,
         policy: dict[str, Any] | None = None,
+        port: int = 0,
     ) -> None:
         self.node = node
         liveness = (heartbeat_ms, dead_after_ms, dead_after_max_ms)
-        arguments = json.dumps([node.name, psk, cpu, liveness, policy])
+        arguments = json.dumps([node.name, psk, cpu, liveness, policy, port])
         self.process = node.popen(
             sys.executable, "-m", "bench.worker", arguments,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tools.ROOT,
@@ -214,7 +215,7 @@ def table_size(entries: int) -> Iterator[bool]:
     """
     room = entries + 50_000
     wanted = (
-        (Path("/sys/module/nf_conntrack/parameters/hashsize"), min(1 << 20, entries)),
+        (Path("/sys/module/nf_conntrack/parameters/hashsize"), min(1 << 22, entries)),
         # After the hash size, whose change may move the limit.
         (Path("/proc/sys/net/netfilter/nf_conntrack_max"), room),
     )

@@ -49,9 +49,16 @@ def _offer(variant: variants.Variant, lives: int, rate: int) -> float:
     return began
 
 
-def attempt(name: str, lives: int, rate: int) -> dict[str, Any]:
-    """Offer that many; what was reached, and what was lost."""
-    with variants.running(name, Setup()) as variant:
+def attempt(
+    name: str, lives: int, rate: int, kind: type[variants.Variant] | None = None
+) -> dict[str, Any]:
+    """Offer that many; what was reached, what it took, and what was lost.
+
+    Args:
+        kind: of the replicators, if it is none of ``variants.KINDS``.
+    """
+    with variants.running(name, Setup(), kind) as variant:
+        before = variant.cpu()
         began = _offer(variant, lives, rate)
         offered = time.monotonic()
         done = max(variant.drained(), offered)
@@ -59,8 +66,9 @@ def attempt(name: str, lives: int, rate: int) -> dict[str, Any]:
         deadline = time.monotonic() + LATEST_S
         while (different := variant.different()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        lost = variant.lost()
+        lost, after = variant.lost(), variant.cpu()
     return {
+        "cpu": [(now - then) / lives for now, then in zip(after, before, strict=True)],
         "rate": lives / (done - began),
         "offered": lives / (offered - began),
         "asked": rate,
@@ -69,11 +77,13 @@ def attempt(name: str, lives: int, rate: int) -> dict[str, Any]:
     }
 
 
-def reach(name: str, lives: int, rate: int) -> list[dict[str, Any]]:
+def reach(
+    name: str, lives: int, rate: int, kind: type[variants.Variant] | None = None
+) -> list[dict[str, Any]]:
     """Attempts, each with less, until one loses nothing: the last one."""
     found = []
     for _ in range(TRIES):
-        found.append(attempt(name, lives, int(rate)))
+        found.append(attempt(name, lives, int(rate), kind))
         if not found[-1]["lost"] and not found[-1]["different"]:
             break
         rate = int(LESS * min(rate, found[-1]["offered"], found[-1]["rate"] / LESS))

@@ -214,14 +214,16 @@ class Floor(Variant):
 
     name = "floor"
 
-    def __init__(self, lab: Lab, setup: Setup) -> None:
+    def __init__(self, lab: Lab, setup: Setup, *, port: int = 3999, share: bytes = b"") -> None:
         super().__init__(lab, setup)
         lab.solo(lab.fw1)
         local, peer = (topology.HA_ADDRESSES[n.name]["ha0"].split("/")[0] for n in lab.fw)
-        common = ("-s", setup.nap_us, *(() if setup.cpu is None else ("-c", setup.cpu)))
+        common: tuple[object, ...] = ("-s", setup.nap_us, "-q", port)
+        if setup.cpu is not None:
+            common += ("-c", setup.cpu)
         self.passive = tools.start(lab.fw2, "floor", "-m", "passive", "-l", peer, *common)
         self.active = tools.start(
-            lab.fw1, "floor", "-m", "active", "-l", local, "-p", peer, *common
+            lab.fw1, "floor", "-m", "active", "-l", local, "-p", peer, "-k", share.hex(), *common
         )
         for process in (self.passive, self.active):
             assert process.stdout is not None
@@ -330,16 +332,22 @@ def known(*names: str) -> list[str]:
 
 
 @contextmanager
-def running(name: str, setup: Setup, **options: Any) -> Iterator[Variant]:
-    """A lab with a pair in it; ``name`` may end in ", masked"."""
-    kind, _, masked = name.partition(", ")
+def running(
+    name: str, setup: Setup, kind: type[Variant] | None = None, **options: Any
+) -> Iterator[Variant]:
+    """A lab with a pair in it.
+
+    Args:
+        name: one of ``KINDS``, or of any name with a ``kind``; may end in ", masked".
+    """
+    known_as, _, masked = name.partition(", ")
     with Lab() as lab:
         rig.prepare(lab)
         if not setup.passive_events:
             lab.fw2.sysctl("net.netfilter.nf_conntrack_events=0")
         if masked:
             lab.fw1.nft(RULESET)
-        variant = KINDS[kind](lab, setup, **options)
+        variant = (kind or KINDS[known_as])(lab, setup, **options)
         try:
             yield variant
         finally:

@@ -1,7 +1,8 @@
 /* entries.c - writes connection tracking entries as fast as the kernel takes them.
  *
  *   entries -m fill  -n ENTRIES                 fill a table with larvae
- *   entries -m lives -n LIVES -r RATE -f FLOWS  the floor of applying: whole lives
+ *   entries -m lives -n LIVES -r RATE -f FLOWS [-o FIRST] [-l] [-g]
+ *                                               the floor of applying: whole lives
  *
  * In the namespace it is started in.  The messages are those that hak2k's apply
  * thread sends (the core's own encoder makes them), but here they are made
@@ -9,7 +10,9 @@
  *
  * A life is what six packets of a masqueraded TCP connection cause: NEW, five
  * UPDATEs, DESTROY.  With -f tuples in the table all the time each life begins by
- * deleting the one before it on the same tuple.
+ * deleting the one before it on the same tuple.  -o: the first of these tuples.  -l: as
+ * hak2k's default events have it, without SYN_RECV and TIME_WAIT.  -g: prints "ready"
+ * when all is built, and begins when a line comes in, so that several begin together.
  */
 #include "bench.h"
 
@@ -33,6 +36,7 @@ struct group { uint8_t bytes[PER_LIFE][BATCH * MESSAGE]; size_t len[PER_LIFE]; }
 static struct hak_nl nl;
 static uint64_t errors;
 static int first_error;
+static bool lean;
 
 static void address(uint8_t to[16], uint32_t host)
 {
@@ -137,6 +141,8 @@ static void prebuild(struct group *g, uint64_t from)
 	for (unsigned s = 0; s < PER_LIFE; s++) {
 		struct hak_wr w = hak_wr_on(g->bytes[s], sizeof g->bytes[s]);
 
+		if (lean && (s == 2 || s == PER_LIFE - 1))
+			continue;
 		for (uint64_t i = 0; i < BATCH; i++)
 			put(&w, from + i, s);
 		g->len[s] = hak_wr_len(&w);
@@ -145,19 +151,25 @@ static void prebuild(struct group *g, uint64_t from)
 
 int main(int argc, char **argv)
 {
-	static const char help[] = "entries -m fill|lives -n N [-r RATE] [-f FLOWS] [-c CPU]";
-	uint64_t n = 0, rate = 0, flows = 0, began, cpu;
+	static const char help[] = "entries -m fill|lives -n N [-r RATE] [-f FLOWS] [-o FIRST]"
+				   " [-l] [-g] [-c CPU]";
+	uint64_t n = 0, rate = 0, flows = 0, first = 0, began, cpu;
 	const char *mode = "";
 	struct group *groups = NULL;
+	bool wait = false;
+	char line[8];
 	long on = -1;
 	int c;
 
-	while ((c = getopt(argc, argv, "m:n:r:f:c:")) != -1)
+	while ((c = getopt(argc, argv, "m:n:r:f:o:lgc:")) != -1)
 		switch (c) {
 		case 'm': mode = optarg; break;
 		case 'n': n = (uint64_t)number(optarg); break;
 		case 'r': rate = (uint64_t)number(optarg); break;
 		case 'f': flows = (uint64_t)number(optarg); break;
+		case 'o': first = (uint64_t)number(optarg); break;
+		case 'l': lean = true; break;
+		case 'g': wait = true; break;
 		case 'c': on = number(optarg); break;
 		default: usage(help);
 		}
@@ -172,10 +184,16 @@ int main(int argc, char **argv)
 		groups = calloc(AHEAD, sizeof *groups);
 		if (!groups)
 			die("memory");
-		fill(0, flows);
+		fill(first, flows);
 		for (unsigned i = 0; i < AHEAD; i++)
-			prebuild(&groups[i], i * BATCH);
+			prebuild(&groups[i], first + i * BATCH);
 		n -= n % BATCH;
+	}
+	if (wait) {
+		printf("ready\n");
+		fflush(stdout);
+		if (!fgets(line, sizeof line, stdin))
+			die("nobody said when");
 	}
 	began = mono_ns();
 	cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);

@@ -1,7 +1,7 @@
 /* floor.c - the least that can replicate: events -> small records -> UDP -> ctnetlink.
  *
- *   floor -m active  -l LOCAL -p PEER [-s NAP_US] [-c CPU]
- *   floor -m passive -l LOCAL [-s NAP_US] [-b BATCH] [-c CPU]
+ *   floor -m active  -l LOCAL -p PEER [-s NAP_US] [-k FILTER] [-q PORT] [-c CPU]
+ *   floor -m passive -l LOCAL [-s NAP_US] [-b BATCH] [-q PORT] [-c CPU]
  *
  * In the namespace it is started in, until SIGTERM.  Prints "ready" when it listens.
  *
@@ -11,9 +11,11 @@
  * 1000 us; 0: never), so that they queue and nobody wakes it for each.  The passive
  * side writes -b messages (default 64) with one call.  IPv4 TCP alone.
  *
- * Which events there are is the firewall's ruleset's choice, `ct event set`.
+ * Which events there are is the firewall's ruleset's choice, `ct event set`; which of
+ * them this one gets, -k (see filter.h).  Several pairs have a port each.  Tells when it
+ * handled the first and the last of them, and the CPU it took in between.
  */
-#include "bench.h"
+#include "filter.h"
 
 #include <arpa/inet.h>
 #include <signal.h>
@@ -24,7 +26,6 @@
 #include "hak_nl.h"
 
 enum {
-	PORT = 3999,
 	UDP_BUF = 64 << 20,
 	EVENTS = 1024, EVENT = 1024,	/* read at once; bytes, more than an event has */
 	DATAGRAMS = 64, DATAGRAM = 1472,
@@ -37,13 +38,28 @@ enum {
 static volatile sig_atomic_t stop;
 static unsigned long nap_us = 1000;
 static unsigned batch = 64;
+static uint16_t port = 3999;
+static const char *share = "";
 static uint64_t events, records, datagrams, bytes, lost, errors, overruns;
+static uint64_t first_ns, last_ns, first_cpu, last_cpu;
 static uint8_t events_in[EVENTS][EVENT], wire[DATAGRAMS][DATAGRAM];
 
 static void on_term(int signal)
 {
 	(void)signal;
 	stop = 1;
+}
+
+/* Something came, and is handled at the next call with `done`. */
+static void note(bool done)
+{
+	if (done) {
+		last_ns = mono_ns();
+		last_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	} else if (!first_ns) {
+		first_ns = mono_ns();
+		first_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	}
 }
 
 static void wait_at_most(int fd)
@@ -64,7 +80,7 @@ static void nap(void)
 
 static int udp(const char *local, const char *peer)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(PORT) };
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port) };
 	int fd = socket(AF_INET, SOCK_DGRAM, 0), size = UDP_BUF;
 
 	if (fd < 0 || inet_pton(AF_INET, local, &a.sin_addr) != 1 || bind(fd, (void *)&a, sizeof a) ||
@@ -188,7 +204,10 @@ static void active(int fd)
 	static struct iovec iov[EVENTS];
 	struct hak_nl nl;
 
-	if (hak_nl_open(&nl, HAK_NL_EVENT_BUF) || hak_nl_join(&nl, 1))
+	if (hak_nl_open(&nl, HAK_NL_EVENT_BUF))
+		die("ctnetlink");
+	filter(nl.fd, share);
+	if (hak_nl_join(&nl, 1))
 		die("ctnetlink events");
 	wait_at_most(nl.fd);
 	aim(mm, iov, EVENTS, events_in, EVENT);
@@ -199,8 +218,13 @@ static void active(int fd)
 
 		if (n < 0 && errno == ENOBUFS)
 			overruns++;
-		if (n > 0)
+		if (n > 0) {
+			uint64_t before = events;
+
+			note(false);
 			forward(fd, mm, (unsigned)n);
+			note(events != before);
+		}
 		nap();
 	}
 	hak_nl_close(&nl);
@@ -265,6 +289,8 @@ static void passive(int fd)
 		int n = recvmmsg(fd, mm, DATAGRAMS, MSG_WAITFORONE, NULL);
 		unsigned waiting = 0;
 
+		if (n > 0)
+			note(false);
 		for (int i = 0; i < n; i++) {
 			struct hak_rd r = hak_rd_on(wire[i], mm[i].msg_len);
 			uint32_t sequence = hak_rd_u32(&r);
@@ -282,6 +308,8 @@ static void passive(int fd)
 			}
 		}
 		flush(&nl, &w);
+		if (n > 0)
+			note(true);
 		nap();
 	}
 	hak_nl_close(&nl);
@@ -291,19 +319,21 @@ static void passive(int fd)
 int main(int argc, char **argv)
 {
 	static const char help[] = "floor -m active|passive -l LOCAL [-p PEER] [-s NAP_US]"
-				   " [-b BATCH] [-c CPU]";
+				   " [-b BATCH] [-k FILTER] [-q PORT] [-c CPU]";
 	struct sigaction end = { .sa_handler = on_term };
 	const char *mode = "", *local = NULL, *peer = NULL;
 	long on = -1;
 	int c, fd;
 
-	while ((c = getopt(argc, argv, "m:l:p:s:b:c:")) != -1)
+	while ((c = getopt(argc, argv, "m:l:p:s:b:k:q:c:")) != -1)
 		switch (c) {
 		case 'm': mode = optarg; break;
 		case 'l': local = optarg; break;
 		case 'p': peer = optarg; break;
 		case 's': nap_us = (unsigned long)number(optarg); break;
 		case 'b': batch = (unsigned)number(optarg); break;
+		case 'k': share = optarg; break;
+		case 'q': port = (uint16_t)number(optarg); break;
 		case 'c': on = number(optarg); break;
 		default: usage(help);
 		}
@@ -319,9 +349,12 @@ int main(int argc, char **argv)
 	else
 		passive(fd);
 	printf("{\"events\": %llu, \"records\": %llu, \"datagrams\": %llu, \"bytes\": %llu,"
-	       " \"lost\": %llu, \"errors\": %llu, \"overruns\": %llu}\n",
+	       " \"lost\": %llu, \"errors\": %llu, \"overruns\": %llu,"
+	       " \"first_ns\": %llu, \"last_ns\": %llu, \"cpu_ns\": %llu}\n",
 	       (unsigned long long)events, (unsigned long long)records,
 	       (unsigned long long)datagrams, (unsigned long long)bytes, (unsigned long long)lost,
-	       (unsigned long long)errors, (unsigned long long)overruns);
+	       (unsigned long long)errors, (unsigned long long)overruns,
+	       (unsigned long long)first_ns, (unsigned long long)last_ns,
+	       (unsigned long long)(last_cpu - first_cpu));
 	return 0;
 }

@@ -52,7 +52,7 @@ def test_latency_is_that_of_both_kernels() -> None:
 def test_less_is_offered_until_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def attempt(name: str, lives: int, rate: int) -> dict[str, Any]:
+    def attempt(name: str, lives: int, rate: int, kind: None) -> dict[str, Any]:
         asked.append(rate)
         return {"rate": rate * 0.5, "offered": rate * 0.8, "lost": rate > 50, "different": ""}
 
