@@ -117,7 +117,7 @@ def test_a_slow_link(lab: Lab) -> None:
     old = many("tcp", "plain", 443, 50, "10.71.30.4")
     lab.fw1.ct.create(*old)
     with pair(lab, adaptive=True) as two:
-        slow = "udp dport 44242 udp length > 300 limit rate over 40/second burst 5 packets drop"
+        slow = "udp dport 44242 udp length > 200 limit rate over 40/second burst 5 packets drop"
         with rule(lab.fw2, slow):
             lab.fw1.ct.create(*many("udp", "snat", 9, 4000, "10.71.30.1"))
             until(lambda: pressure(two), 10, detail=two.report)
