@@ -27,7 +27,6 @@
 #include "hak_tcp.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <linux/netfilter/nf_conntrack_common.h>
@@ -705,7 +704,8 @@ static bool take_stream(struct hak_apply *a)
 		return false;
 	if (to - from > SLOTS_PER_TURN)
 		to = from + SLOTS_PER_TURN;
-	/* the io thread fills no slot below applied + window: these are ours */
+	a->took = true;
+	/* nobody fills a slot below applied + window: these are ours */
 	for (uint64_t s = from; ours && s < to; s++) {
 		a->seq = s;
 		on_payload(a, hak_rx_slot(&e->rx, s));
@@ -749,16 +749,13 @@ static void look_how_full(struct hak_apply *a)
 void *hak_apply_main(void *engine)
 {
 	struct hak_engine *e = engine;
-	static const uint64_t longest = 1000u * (uint64_t)HAK_MS;
 	struct hak_apply a;		/* 440 KB, mostly buffers */
-	struct pollfd p = { .fd = e->wake_apply, .events = POLLIN };
 
 	memset(&a, 0, sizeof a);
 	a.e = e;
 	a.expect_larval = HAK_EXPECT_LARVAL;
 	while (!atomic_load(&e->stop)) {
 		uint64_t wait;
-		struct timespec t;
 
 		if (atomic_load(&e->role) == HAK_PASSIVE)
 			look_how_full(&a);
@@ -776,14 +773,7 @@ void *hak_apply_main(void *engine)
 		pthread_mutex_lock(&e->q_lock);
 		pthread_cond_broadcast(&e->turned);
 		pthread_mutex_unlock(&e->q_lock);
-		if (wait > longest)
-			wait = longest;
-		t = (struct timespec){ .tv_sec = (time_t)(wait / 1000000000u),
-				       .tv_nsec = (long)(wait % 1000000000u) };
-		(void)ppoll(&p, 1, &t, NULL);
-		if (p.revents)
-			hak_unwake(e->wake_apply);
-		atomic_store(&e->apply_idle, false);
+		hak_apply_wait(&a, wait);
 	}
 	return NULL;
 }

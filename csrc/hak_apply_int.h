@@ -78,6 +78,8 @@ struct hak_apply {
 	uint64_t complained_ns;		/* last apply.error event */
 	uint64_t full_ns;		/* last table.full event */
 	uint64_t fill_ns;		/* when we last looked how full our table is */
+	bool took, lent;		/* hak_lent.c: from the stream, lately; the links */
+	uint64_t took_ns;
 
 	enum hak_phase phase;
 	uint64_t phase_ns;		/* since when; of a copy: since its last entry */
@@ -142,6 +144,10 @@ int hak_apply_get(struct hak_apply *a, const struct hak_flow *f, struct hak_ctms
 int hak_apply_delete(struct hak_apply *a, const struct hak_flow *f);
 /* A new larva in the place of what is here. */
 int hak_apply_replace(struct hak_apply *a, const struct hak_flow *f);
+
+/* hak_lent.c: until there is something to do, or for `wait` ns.  Borrows the links, reads
+ * them, acknowledges. */
+void hak_apply_wait(struct hak_apply *a, uint64_t wait);
 
 /* hak_sync.c */
 bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass);

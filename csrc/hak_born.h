@@ -21,6 +21,12 @@ struct hak_born {			/* zeroed: nothing */
 	struct { _Atomic uint64_t hash, at; } v[HAK_BORN_SETS][HAK_BORN_WAYS];
 };
 
+/* A note of it will follow: its place is as good as never in a cache. */
+static inline void hak_born_expect(const struct hak_born *b, uint64_t hash)
+{
+	__builtin_prefetch(&b->v[hash % HAK_BORN_SETS], 1);
+}
+
 /* now: not 0. */
 static inline void hak_born_note(struct hak_born *b, uint64_t hash, uint64_t now)
 {

@@ -21,7 +21,8 @@
 enum {
 	NAP_RATE = 20000,		/* events per second above which we nap, */
 	NAP_NS = 1 * HAK_MS,
-	LONG_NAP_RATE = 40000,		/* and twice as long */
+	LONG_NAP_RATE = 40000,		/* and longer */
+	LONG_NAP_NS = 5 * HAK_MS,
 	KEEP_BELOW = HAK_PAYLOAD_MAX * 3 / 4,
 	POKE_NS = 3 * HAK_MS,		/* unacknowledged and idle: say where we are */
 	SEQADJ_LATER_NS = 20 * HAK_MS,
@@ -398,6 +399,7 @@ static void opted_out(struct hak_engine *e, const struct hak_flow *f, bool born)
 	if (!born && !is_out(e, hash))
 		hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
 	e->out[hash % HAK_OUT_SLOTS] = hash;
+	hak_closing_forget(&e->closing, hash);
 }
 
 /* What was expected of a connection before it was in the table. */
@@ -423,7 +425,13 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
 	struct hak_flow *f = &m->flow;
+	uint64_t hash = 0;
 
+	if (m->what == HAK_CT_NEW) {
+		hash = hak_flow_hash(f, e->hash_key);
+		hak_closing_forget(&e->closing, hash);
+		hak_born_expect(&e->born, hash);
+	}
 	if (c->listing)
 		hak_list_touch(e, f);
 	if (hak_holds_back(c) && hak_hold_back(c, m))
@@ -438,6 +446,11 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 	if (m->what == HAK_CT_DESTROY) {
 		if (!trapped(c, f))
 			hak_say_flow(e, HAK_REC_FLOW_DESTROY, f);
+		return;
+	}
+	if (m->what == HAK_CT_UPDATE && hak_closing_is(f) &&
+	    hak_closing_told(&e->closing, f, hak_flow_hash(f, e->hash_key))) {
+		hak_count(&e->stats, HAK_STAT_EVENTS_NO_NEWS);
 		return;
 	}
 	if (m->what == HAK_CT_NEW && f->have & HAK_HAS_HELPER) {
@@ -455,7 +468,7 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 	}
 	/* after it is in a datagram: that one's time is not before this */
 	if (m->what == HAK_CT_NEW)
-		hak_born_note(&e->born, hak_flow_hash(f, e->hash_key), hak_now());
+		hak_born_note(&e->born, hash, hak_now());
 	if (f->have & HAK_HAS_SEQADJ)
 		return;
 	if (f->have & HAK_HAS_STATUS && f->status & IPS_SEQ_ADJUST)
@@ -559,7 +572,7 @@ static void measure(struct hak_capture *c, uint64_t now)
 		return;
 	uint64_t rate = c->rate_events * 1000000000u / span;
 
-	c->nap_ns = rate > LONG_NAP_RATE ? 2 * NAP_NS : rate > NAP_RATE ? NAP_NS : 0;
+	c->nap_ns = rate > LONG_NAP_RATE ? LONG_NAP_NS : rate > NAP_RATE ? NAP_NS : 0;
 	c->rate_from = now;
 	c->rate_events = 0;
 }
@@ -725,6 +738,7 @@ void *hak_capture_main(void *engine)
 		if (c.round || c.listing)
 			hak_list_off(&c);
 		memset(e->out, 0, sizeof e->out);
+		memset(&e->closing, 0, sizeof e->closing);
 		if (e->hold)
 			hak_hold_clear(e->hold);
 		c.pressure = (struct hak_pressure){ 0 };

@@ -8,7 +8,8 @@
 
 enum {
 	HAK_READ_BATCH = 64,
-	HAK_READ_BUF = 4096,
+	/* Above any event; no power of two, or all would fall upon the same cache lines. */
+	HAK_READ_BUF = 2048 + 64,
 	HAK_EARLY = 16,			/* the youngest win */
 	HAK_MASTERS = 8,		/* generations of them; H.323 has four */
 };

@@ -275,6 +275,7 @@ enum hak_err hak_engine_new(struct hak_engine **out, const struct hak_engine_cfg
 	pthread_mutexattr_t ma;
 	pthread_mutexattr_init(&ma);
 	(void)pthread_mutexattr_setprotocol(&ma, PTHREAD_PRIO_INHERIT);
+	pthread_mutex_init(&e->io_lock, &ma);
 	pthread_mutex_init(&e->tx_lock, &ma);
 	pthread_mutex_init(&e->rx_lock, &ma);
 	pthread_mutex_init(&e->q_lock, &ma);
@@ -366,6 +367,7 @@ void hak_engine_free(struct hak_engine *e)
 	     *fd != -2; fd++)
 		if (*fd >= 0)
 			close(*fd);
+	pthread_mutex_destroy(&e->io_lock);
 	pthread_mutex_destroy(&e->tx_lock);
 	pthread_mutex_destroy(&e->rx_lock);
 	pthread_mutex_destroy(&e->q_lock);
@@ -452,6 +454,7 @@ enum hak_err hak_engine_activate(struct hak_engine *e, uint32_t term, struct hak
 	memset(t, 0, sizeof *t);
 	if (atomic_load(&e->role) == HAK_ACTIVE)
 		return HAK_OK;
+	hak_lent_drain(e);
 	atomic_store(&e->role, HAK_TURNING);	/* no further datagram is taken */
 	atomic_store(&e->offer_from_ns, 0);
 	atomic_store(&e->alone_ns, !atomic_load(&e->session_up) ? HAK_OFFER_ALL :

@@ -1,7 +1,8 @@
 /* hak_engine_int.h - the engine's inside, shared by its files.
  *
  *   hak_engine.c   birth, death, roles: the controlling thread
- *   hak_io.c       the io thread;  hak_session.c: handshake and sessions;
+ *   hak_io.c       the io thread; hak_lent.c: what of it the apply thread does;
+ *                  hak_session.c: handshake and sessions;
  *                  hak_beat.c: heartbeats and the lease; hak_judge.c: silences
  *   hak_capture.c  the capture thread; hak_list.c: its listings
  *   hak_apply.c    the apply thread; hak_sync.c: its passes over the whole table;
@@ -9,12 +10,13 @@
  *
  * Locks, never held across a wait for another thread or a system call that can
  * block (UDP sends do not block: the sockets are non-blocking):
+ *   io_lock   all that is the io thread's ("io" below), while it does not wait
  *   tx_lock   sessions' sealing side, the sent ring, control sequence
  *   rx_lock   the held ring
  *   q_lock    small queues between threads, events to Python, peer and link facts
- * Order where two are needed: tx_lock or rx_lock first, then q_lock.
+ * Order where two are needed: io_lock first, then tx_lock or rx_lock, then q_lock.
  *
- * The sessions' opening side belongs to the io thread alone.
+ * The sessions' opening side belongs to whoever holds io_lock.
  */
 #ifndef HAK_ENGINE_INT_H
 #define HAK_ENGINE_INT_H
@@ -24,6 +26,7 @@
 #include <time.h>
 #include "hak_announce.h"
 #include "hak_born.h"
+#include "hak_closing.h"
 #include "hak_crypto.h"
 #include "hak_ct.h"
 #include "hak_digest.h"
@@ -137,13 +140,16 @@ struct hak_engine {
 	uint64_t boot_id, boot_ms, stamp;
 	uint8_t hash_key[16];
 
-	pthread_mutex_t tx_lock, rx_lock, q_lock;
+	pthread_mutex_t io_lock, tx_lock, rx_lock, q_lock;
 	pthread_cond_t turned;		/* with q_lock: a thread did what a role change asked */
 	pthread_t io, capture, apply;
 	unsigned running;		/* how many of the three run */
 	_Atomic bool stop;
 	_Atomic int role;		/* enum hak_role */
 	int wake_io, wake_capture, wake_apply, event_fd;
+
+	struct hak_io *io_self;		/* io_lock; NULL: the thread does not run */
+	_Atomic bool links_lent;	/* the apply thread reads them; hak_lent.c */
 
 	/* links and sessions */
 	struct hak_link links[HAK_LINKS_MAX];
@@ -230,6 +236,7 @@ struct hak_engine {
 	_Atomic uint8_t peer_fill;	/* as the peer's TABLE says */
 	_Atomic uint32_t peer_max;
 	struct hak_born born;
+	struct hak_closing closing;
 	_Atomic uint64_t active_ns;	/* since when */
 	/* The peer has not what began here since then; 0: it has, or will have, all. */
 	_Atomic uint64_t alone_ns;
@@ -287,6 +294,9 @@ void hak_put_header(uint8_t *out, const struct hak_engine *e, uint8_t kind,
 		    uint32_t session, uint64_t seq);
 void hak_send_bytes(struct hak_engine *e, unsigned i, const uint8_t *bytes, size_t n);
 unsigned hak_best_link(struct hak_engine *e, bool other);
+
+/* hak_lent.c: what has come over lent links and was not read yet; control thread */
+void hak_lent_drain(struct hak_engine *e);
 
 /* hak_beat.c: a heartbeat on every link; the caller holds tx_lock */
 void hak_send_heartbeats(struct hak_engine *e);

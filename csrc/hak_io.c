@@ -10,8 +10,7 @@
  * Not handled: path MTU discovery (datagrams stay below what any link carries by
  * configuration), more than one peer.
  */
-#include "hak_engine_int.h"
-#include "hak_rate.h"
+#include "hak_io_int.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -20,19 +19,9 @@
 #include <sys/socket.h>
 
 enum {
-	RX_BATCH = 32,
-	ACK_DELAY_MS = 2,		/* and while datagrams come faster than that: */
-	ACK_BUSY_MS = 8,
 	REKEY_MS = 1000,
 	WISH_MS = 100,			/* a wish not granted by then is told again */
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
-};
-
-struct inbox {				/* buffers of one recvmmsg() */
-	struct mmsghdr mm[RX_BATCH];
-	struct iovec iov[RX_BATCH];
-	struct sockaddr_storage from[RX_BATCH];
-	uint8_t bytes[RX_BATCH][HAK_DGRAM_MAX + 1];	/* one more shows a long one */
 };
 
 /* What makes this node work, whoever asks: a peer gone wrong must not keep it from its
@@ -46,18 +35,6 @@ static const struct limit {
 	{ HAK_MS / 5, 1024 },		/* connections; some 15 us each */
 	{ HAK_MS / 50, 4096 },		/* datagrams once more: some 500 Mbit/s */
 	{ HAK_MS, 16 },			/* up to 32 connections to be made here, each */
-};
-
-enum asked { ASKED_LISTING, ASKED_ROUND, ASKED_FLOW, ASKED_RESEND, ASKED_OFFER, ASKED_KINDS };
-
-struct io {
-	struct hak_engine *e;
-	struct inbox in;
-	uint64_t beat_due, ack_due, hello_due, rekey_due;
-	struct hak_ack acked;		/* what we last told */
-	unsigned unacked;		/* datagrams since */
-	bool ack_busy;
-	struct hak_rate rates[ASKED_KINDS];
 };
 
 static uint64_t ms(uint32_t n)
@@ -125,7 +102,7 @@ void hak_send_control(struct hak_engine *e, unsigned i, const uint8_t *payload, 
 	hak_send_bytes(e, i, dg, HAK_HDR_LEN + n + HAK_TAG_LEN);
 }
 
-static void send_one(struct hak_engine *e, const uint8_t *body, const struct hak_wr *w, bool other)
+void hak_io_send(struct hak_engine *e, const uint8_t *body, const struct hak_wr *w, bool other)
 {
 	pthread_mutex_lock(&e->tx_lock);
 	hak_send_control(e, hak_best_link(e, other), body, hak_wr_len(w));
@@ -134,7 +111,7 @@ static void send_one(struct hak_engine *e, const uint8_t *body, const struct hak
 
 /* One small NACK asks for a thousand datagrams: they, not it, are counted.  What it
  * does not get, the peer asks for again. */
-static void resend(struct io *io, const struct hak_range *r, int n, uint64_t now)
+static void resend(struct hak_io *io, const struct hak_range *r, int n, uint64_t now)
 {
 	const struct limit *l = &limits[ASKED_RESEND];
 	struct hak_engine *e = io->e;
@@ -162,17 +139,6 @@ out:
 
 /* ---- receiving ------------------------------------------------------- */
 
-/* An acknowledgement costs about as much as a datagram, and the peer waits for one only
- * when its window is full, or when it hands over. */
-static void owe_ack(struct io *io, uint64_t now)
-{
-	bool busy = io->ack_busy && !atomic_load(&io->e->peer_prepares);
-	uint64_t due = now + ms(busy ? ACK_BUSY_MS : ACK_DELAY_MS);
-
-	if (!io->ack_due || due < io->ack_due)
-		io->ack_due = due;
-}
-
 static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
 {
 	if (a->ss_family != b->ss_family)
@@ -188,7 +154,7 @@ static bool same_address(const struct sockaddr_storage *a, const struct sockaddr
 	       !memcmp(&x->sin6_addr, &y->sin6_addr, sizeof x->sin6_addr);
 }
 
-static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct hak_heartbeat *h,
+static void on_heartbeat(struct hak_io *io, unsigned i, uint64_t seq, const struct hak_heartbeat *h,
 			 uint64_t now)
 {
 	struct hak_engine *e = io->e;
@@ -221,7 +187,7 @@ static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct h
 	if (atomic_load(&e->role) != HAK_PASSIVE)
 		return;
 	/* An acknowledgement that got lost is made good for here. */
-	owe_ack(io, now);
+	hak_owe_ack(io, now);
 	pthread_mutex_lock(&e->rx_lock);
 	if (!e->rx_reset) {
 		if (h->stream_base > e->rx.next) {
@@ -259,7 +225,7 @@ static void on_status(struct hak_engine *e, const struct hak_status *s)
 }
 
 /* Only an active node answers; a question is not kept for when it will be one. */
-static bool may_ask(struct io *io, enum asked kind, uint64_t now)
+static bool may_ask(struct hak_io *io, enum asked kind, uint64_t now)
 {
 	const struct limit *l = &limits[kind];
 
@@ -273,7 +239,7 @@ static bool may_ask(struct io *io, enum asked kind, uint64_t now)
 
 /* For the capture thread; a newer question takes the place of an older one, which the
  * peer asks again if it still wants to know.  False: malformed. */
-static bool take_mail(struct io *io, const struct hak_record *rec, uint64_t now)
+static bool take_mail(struct hak_io *io, const struct hak_record *rec, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 	struct hak_rd body = rec->body;
@@ -329,7 +295,7 @@ static void on_table(struct hak_engine *e, const struct hak_table *t, uint64_t n
 }
 
 /* One authentic, fresh CONTROL payload.  False: it is not K2K. */
-static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd r, uint64_t now)
+static bool on_control(struct hak_io *io, unsigned link, uint64_t seq, struct hak_rd r, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 	bool newest = seq + 1 == e->now.control_seen.top;
@@ -464,7 +430,7 @@ static bool on_control(struct io *io, unsigned link, uint64_t seq, struct hak_rd
 	return true;
 }
 
-static void on_data(struct io *io, uint64_t seq, const uint8_t *payload, size_t n, uint64_t now)
+static void on_data(struct hak_io *io, uint64_t seq, const uint8_t *payload, size_t n, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 	enum hak_err err;
@@ -492,14 +458,14 @@ static void on_data(struct io *io, uint64_t seq, const uint8_t *payload, size_t 
 	hak_count(&e->stats, HAK_STAT_RX_DATAGRAMS);
 	hak_count_n(&e->stats, HAK_STAT_RX_BYTES, n + HAK_HDR_LEN + HAK_TAG_LEN);
 	io->unacked++;
-	owe_ack(io, now);
+	hak_owe_ack(io, now);
 	if (ready && atomic_exchange(&e->apply_idle, false))
 		hak_wake(e->wake_apply);
 }
 
 #define REFUSE(reason) do { hak_count(&e->stats, HAK_STAT_DROP_##reason); return; } while (0)
 
-static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len,
+static void on_datagram(struct hak_io *io, unsigned link, uint8_t *bytes, size_t len,
 			const struct sockaddr_storage *from, uint64_t now)
 {
 	struct hak_engine *e = io->e;
@@ -529,6 +495,7 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 		REFUSE(KIND);
 	if (cluster != e->cfg.cluster)
 		REFUSE(CLUSTER);
+	io->control |= kind != HAK_KIND_DATA;
 	if (kind == HAK_KIND_HELLO || kind == HAK_KIND_WELCOME) {
 		if (kind == HAK_KIND_HELLO)
 			hak_on_hello(e, link, r.pos, hak_rd_left(&r), now);
@@ -569,30 +536,31 @@ static void on_datagram(struct io *io, unsigned link, uint8_t *bytes, size_t len
 		REFUSE(MALFORMED);
 }
 
-static bool read_link(struct io *io, unsigned link)
+/* True: there may be more. */
+bool hak_io_read(struct hak_io *io, unsigned link)
 {
-	struct inbox *in = &io->in;
+	struct hak_inbox *in = &io->in;
 	struct hak_engine *e = io->e;
 	uint64_t now;
 	int n;
 
-	for (unsigned i = 0; i < RX_BATCH; i++) {
+	for (unsigned i = 0; i < HAK_RX_BATCH; i++) {
 		in->iov[i] = (struct iovec){ in->bytes[i], sizeof in->bytes[i] };
 		in->mm[i].msg_hdr = (struct msghdr){
 			.msg_name = &in->from[i], .msg_namelen = sizeof in->from[i],
 			.msg_iov = &in->iov[i], .msg_iovlen = 1,
 		};
 	}
-	n = recvmmsg(e->links[link].fd, in->mm, RX_BATCH, MSG_DONTWAIT, NULL);
+	n = recvmmsg(e->links[link].fd, in->mm, HAK_RX_BATCH, MSG_DONTWAIT, NULL);
 	now = hak_now();
 	for (int i = 0; i < n; i++)
 		on_datagram(io, link, in->bytes[i], in->mm[i].msg_len, &in->from[i], now);
-	return n == RX_BATCH;
+	return n == HAK_RX_BATCH;
 }
 
 /* ---- timers ---------------------------------------------------------- */
 
-static void beat(struct io *io, uint64_t now)
+static void beat(struct hak_io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 
@@ -605,30 +573,6 @@ static void beat(struct io *io, uint64_t now)
 	io->beat_due += ms(e->cfg.heartbeat_ms);
 	if (io->beat_due <= now)
 		io->beat_due = now + ms(e->cfg.heartbeat_ms);
-}
-
-static void acknowledge(struct io *io, uint64_t now)
-{
-	struct hak_engine *e = io->e;
-	uint8_t body[32];
-	struct hak_wr w = hak_wr_on(body, sizeof body);
-	struct hak_ack a;
-	bool behind;
-
-	pthread_mutex_lock(&e->rx_lock);
-	a = (struct hak_ack){ .next = e->rx.next, .applied = e->rx.applied };
-	behind = e->rx_reset || a.applied != a.next;
-	if (e->rx_reset)
-		a = (struct hak_ack){ 0 };
-	pthread_mutex_unlock(&e->rx_lock);
-	hak_put_ack(&w, &a);
-	send_one(e, body, &w, false);
-	io->acked = a;
-	io->ack_busy = io->unacked * ACK_DELAY_MS >= (io->ack_busy ? ACK_BUSY_MS : ACK_DELAY_MS);
-	io->unacked = 0;
-	io->ack_due = 0;
-	if (behind)
-		owe_ack(io, now);
 }
 
 /* How long to wait before asking for what is missing: a little reordering is
@@ -646,7 +590,7 @@ static void nack_times(struct hak_engine *e, uint64_t *wait, uint64_t *again)
 	*again = 2 * HAK_MS + (uint64_t)rtt * 2000;
 }
 
-static uint64_t nack(struct io *io, uint64_t now)
+static uint64_t nack(struct hak_io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 	struct hak_range ranges[HAK_NACK_MAX];
@@ -664,13 +608,13 @@ static uint64_t nack(struct io *io, uint64_t now)
 	pthread_mutex_unlock(&e->rx_lock);
 	if (n) {
 		hak_put_nack(&w, ranges, n);
-		send_one(e, body, &w, true);
+		hak_io_send(e, body, &w, true);
 		hak_count(&e->stats, HAK_STAT_NACK_SENT);
 	}
 	return due;
 }
 
-static void ask(struct io *io, uint64_t now)
+static void ask(struct hak_io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 	uint8_t body[HAK_PAYLOAD_MAX];
@@ -687,12 +631,12 @@ static void ask(struct io *io, uint64_t now)
 		(void)hak_wire_put_flow(&w, HAK_REC_FLOW_WANT, &a.flow);
 	pthread_mutex_unlock(&e->q_lock);
 	if (hak_wr_len(&w))
-		send_one(e, body, &w, false);
+		hak_io_send(e, body, &w, false);
 }
 
 /* A session that has just begun is given time to be heard: another offer now would only
  * put a second one in its place. */
-static bool lonely(const struct io *io, uint64_t now)
+static bool lonely(const struct hak_io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 	uint64_t heard = e->now.heard ? atomic_load(&e->peer_heard_ns) : e->now.began_ns;
@@ -700,7 +644,7 @@ static bool lonely(const struct io *io, uint64_t now)
 	return now > heard + 2 * ms(e->cfg.heartbeat_ms);
 }
 
-static uint64_t timers(struct io *io, uint64_t now)
+static uint64_t timers(struct hak_io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
 	uint64_t due, next;
@@ -732,7 +676,7 @@ static uint64_t timers(struct io *io, uint64_t now)
 		if (due < next)
 			next = due;
 		if (io->ack_due && now >= io->ack_due)
-			acknowledge(io, now);
+			hak_acknowledge(io, now);
 		if (io->ack_due && io->ack_due < next)
 			next = io->ack_due;
 		ask(io, now);
@@ -762,7 +706,7 @@ static uint64_t on_time(struct hak_engine *e, uint64_t meant)
 void *hak_io_main(void *engine)
 {
 	struct hak_engine *e = engine;
-	struct io io;			/* 50 KB, mostly buffers */
+	struct hak_io io;			/* 50 KB, mostly buffers */
 	struct sched_param rt = { .sched_priority = 10 };
 	struct pollfd fds[HAK_LINKS_MAX + 1];
 	uint64_t now = hak_now(), next = now;
@@ -772,26 +716,33 @@ void *hak_io_main(void *engine)
 	memset(&io, 0, sizeof io);
 	io.e = e;
 	io.beat_due = now;
+	fds[0] = (struct pollfd){ .fd = e->wake_io, .events = POLLIN };
 	for (unsigned i = 0; i < e->cfg.n_links; i++)
-		fds[i] = (struct pollfd){ .fd = e->links[i].fd, .events = POLLIN };
-	fds[e->cfg.n_links] = (struct pollfd){ .fd = e->wake_io, .events = POLLIN };
+		fds[i + 1] = (struct pollfd){ .fd = e->links[i].fd, .events = POLLIN };
+	pthread_mutex_lock(&e->io_lock);
+	e->io_self = &io;
 
 	while (!atomic_load(&e->stop)) {
 		uint64_t wait = next > now ? next - now : 0;
 		struct timespec t = { .tv_sec = (time_t)(wait / 1000000000u),
 				      .tv_nsec = (long)(wait % 1000000000u) };
+		bool lent = atomic_load(&e->links_lent);
 
-		(void)ppoll(fds, e->cfg.n_links + 1, &t, NULL);
+		pthread_mutex_unlock(&e->io_lock);
+		(void)ppoll(fds, lent ? 1 : e->cfg.n_links + 1, &t, NULL);
+		pthread_mutex_lock(&e->io_lock);
 		now = on_time(e, next);
-		if (fds[e->cfg.n_links].revents)
+		if (fds[0].revents)
 			hak_unwake(e->wake_io);
 		/* Bounded: a flood may fill the sockets, not starve the timers. */
 		for (unsigned i = 0; i < e->cfg.n_links; i++)
-			for (int k = 0; k < 4 && fds[i].revents && read_link(&io, i); k++)
+			for (int k = 0; k < 4 && (lent || fds[i + 1].revents) && hak_io_read(&io, i); k++)
 				;
 		now = on_time(e, now);
 		next = timers(&io, now);
 		now = on_time(e, now);
 	}
+	e->io_self = NULL;
+	pthread_mutex_unlock(&e->io_lock);
 	return NULL;
 }

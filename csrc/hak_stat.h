@@ -33,6 +33,7 @@
 	X(DROP_FIELD, "drop.field")		/* unknown field of a known record */ \
 	/* link */ \
 	X(RX_DATAGRAMS, "rx.datagrams") \
+	X(RX_DIRECT, "rx.direct")		/* of these read by the apply thread itself */ \
 	X(RX_BYTES, "rx.bytes") \
 	X(RX_RECORDS, "rx.records") \
 	X(TX_DATAGRAMS, "tx.datagrams") \
@@ -58,6 +59,7 @@
 	X(EVENTS_EXCLUDED, "capture.excluded")	/* by policy */ \
 	X(EVENTS_BAD, "capture.malformed")	/* netlink we could not decode */ \
 	X(EVENTS_UNSENT, "capture.no_peer")	/* nobody to send to */ \
+	X(EVENTS_NO_NEWS, "capture.no_news")	/* another state of one that closes */ \
 	X(OVERRUNS, "capture.overruns")		/* ENOBUFS: the kernel dropped events */ \
 	X(TRAPPED, "capture.trapped")		/* ends not told: see hak_trap.h */ \
 	X(HOLD_SENT, "hold.sent")		/* held back, and sent in the end */ \

@@ -8,9 +8,12 @@
  *
  *   SYN_SENT              as SYN_RECV: there the kernel accepts the SYN again, the SYN/ACK
  *                         and the ACK, which is invalid in SYN_SENT
- *   FIN_WAIT, LAST_ACK    as the ACK makes of them: CLOSE_WAIT, TIME_WAIT
+ *   FIN_WAIT to LAST_ACK  as TIME_WAIT: data, FINs and ACKs of both directions leave it
+ *                         there, a reset closes it, a SYN begins anew.  So a second FIN
+ *                         need not be told (hak_closing.h)
  *
- * The price: of a connection whose SYN/ACK passes after a swap the window scales stay
+ * The price: a connection of which one side has closed rests, if a swap comes, for
+ * TIME_WAIT's two minutes without a packet instead of CLOSE_WAIT's one.  Of a connection whose SYN/ACK passes after a swap the window scales stay
  * unknown, unless the SYN is repeated.  The larva is liberal and does not need them.
  */
 #ifndef HAK_TCP_H
@@ -44,9 +47,7 @@ static inline void hak_tcp_settle(struct hak_flow *f)
 		f->tcp_state = TCP_CONNTRACK_SYN_RECV;
 		f->status |= IPS_SEEN_REPLY;	/* else an ACK would be "new" for rules */
 		f->have |= HAK_HAS_STATUS;
-	} else if (f->tcp_state == TCP_CONNTRACK_FIN_WAIT) {
-		f->tcp_state = TCP_CONNTRACK_CLOSE_WAIT;
-	} else if (f->tcp_state == TCP_CONNTRACK_LAST_ACK) {
+	} else if (f->tcp_state >= TCP_CONNTRACK_FIN_WAIT && f->tcp_state <= TCP_CONNTRACK_LAST_ACK) {
 		f->tcp_state = TCP_CONNTRACK_TIME_WAIT;
 	}
 }

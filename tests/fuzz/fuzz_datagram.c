@@ -22,7 +22,7 @@ enum { WHOLE, SEALED, OFFER, AGAIN, HOW = 3, NEXT = 4, ALTERED = 8, LINK = 16, S
 enum { CLUSTER = 7, NOW_ID = 0x11111111, NEXT_ID = 0x22222222 };
 
 static struct hak_engine e, before;
-static struct io io;
+static struct hak_io io;
 static struct hak_aead keys[2];			/* the peer's sealing side: now, next */
 static struct sockaddr_storage stranger;
 
@@ -65,6 +65,7 @@ static void begin(uint8_t how)
 	hak_tx_reset(&e.tx);
 	hak_rx_reset(&e.rx);
 	io.e = &e;
+	pthread_mutex_init(&e.io_lock, NULL);
 	pthread_mutex_init(&e.tx_lock, NULL);
 	pthread_mutex_init(&e.rx_lock, NULL);
 	pthread_mutex_init(&e.q_lock, NULL);

@@ -208,3 +208,76 @@ def test_a_mark_that_changes_is_told_at_any_time(two: Pair) -> None:
         )
         say(flow, "s:A")
         until(lambda: entry_of(two, flow).mark == 7, 3, detail=two.report)
+
+
+def test_the_second_fin_is_no_news(two: Pair) -> None:
+    """Unless something else has changed with it."""
+    with by_hand(two.lab) as raw:
+        plain, marked = Tcp(raw, t.CLIENT4), Tcp(raw, t.CLIENT4, 1)
+        for flow in (plain, marked):
+            say(flow, *OPEN.split(), "c:FA", "s:A")
+        equal(two)
+        states = [entry.tcp.state for entry in replicable(two.b).values() if entry.tcp]
+        assert states == ["TIME_WAIT"] * 2
+        sent = two.a.stats["tx.records"]
+        say(plain, "s:FA", "c:A")
+        two.fence()
+        assert two.a.stats["tx.records"] - sent == 2  # the fence's own
+        assert two.a.stats["capture.no_news"] == 1
+        two.lab.fw1.nft(
+            "table inet marks { chain f { type filter hook forward priority 0;"
+            " meta l4proto tcp ct mark set 7; }; }"
+        )
+        say(marked, "s:FA", "c:A")
+        until(lambda: entry_of(two, marked).mark == 7, 3, detail=two.report)
+        found = verify(two.b)
+        assert counts(found) == (0, 0, 0, 0), found
+
+
+@pytest.mark.parametrize("closed", ["c:FA", "c:FA s:A", "c:FA s:A s:FA", "c:FA s:A s:FA c:A"])
+def test_a_closing_connection_begins_anew_after_a_swap(two: Pair, closed: str) -> None:
+    """Its SYN is not taken for one of the old life's: the handshake is a new one's."""
+    with by_hand(two.lab) as raw:
+        flows = [Tcp(raw, source) for source in (t.CLIENT4, t.SNAT_CLIENT4, t.CLIENT6)]
+        for flow in flows:
+            say(flow, *OPEN.split(), *closed.split())
+        equal(two)
+        swap(two)
+        for flow in flows:
+            say(flow, *OPEN.split(), "s:A", "c:A")
+            entry = entry_of(two, flow)
+            assert entry.tcp is not None
+            assert entry.tcp.state == "ESTABLISHED"
+            assert entry.status & c.ASSURED
+            # windows are judged again: it is no larva's any more
+            assert not any(f & c.TCP_BE_LIBERAL for f in entry.tcp.flags), entry.tcp
+        both_keep_quiet(two)
+
+
+def test_a_half_closed_connection_goes_on_after_a_swap(two: Pair) -> None:
+    """Data one way, and its acknowledgements, for as long as they come; then the end."""
+    with by_hand(two.lab) as raw:
+        flow = Tcp(raw, t.SNAT_CLIENT4)
+        say(flow, *OPEN.split(), "c:FA", "s:A")
+        equal(two)
+        swap(two)
+        say(flow, "s:A", "c:A", "s:A", "c:A", "s:FA", "c:A", "s:FA*", "c:A")
+        entry = entry_of(two, flow)
+        assert entry.tcp is not None
+        assert entry.tcp.state in CLOSES
+        both_keep_quiet(two)
+
+
+def test_lives_on_the_same_tuple_are_told_apart(two: Pair) -> None:
+    """What was told of the life before says nothing of this one."""
+    with by_hand(two.lab) as raw:
+        flow = Tcp(raw, t.SNAT_CLIENT4)
+        for _ in range(3):
+            say(flow, *OPEN.split())
+            equal(two)
+            say(flow, "c:FA", "s:FA", "c:A")
+            equal(two)
+            entry = entry_of(two, flow)
+            assert entry.tcp is not None
+            assert entry.tcp.state == "TIME_WAIT"
+        assert two.a.stats["capture.no_news"] == 3

@@ -140,9 +140,9 @@ LIVES = (
     Life("tcp", Tcp, "c:S s:SA", "tcp_timeout_syn_recv", "c:A", "tcp_timeout_established",
          "SYN_RECV"),
     Life("tcp", Tcp, OPEN, "tcp_timeout_established", "s:A", state="ESTABLISHED"),
-    # That a FIN was acknowledged is not told, and taken for granted.
-    Life("tcp", Tcp, f"{OPEN} c:FA", "tcp_timeout_close_wait", "s:A", state="FIN_WAIT"),
-    Life("tcp", Tcp, f"{OPEN} c:FA s:A", "tcp_timeout_close_wait", "s:A", state="CLOSE_WAIT"),
+    # All closing states are one for a larva.
+    Life("tcp", Tcp, f"{OPEN} c:FA", "tcp_timeout_time_wait", "s:A", state="FIN_WAIT"),
+    Life("tcp", Tcp, f"{OPEN} c:FA s:A", "tcp_timeout_time_wait", "s:A", state="CLOSE_WAIT"),
     Life("tcp", Tcp, f"{OPEN} c:FA s:A s:FA", "tcp_timeout_time_wait", "s:FA*", state="LAST_ACK"),
     Life("tcp", Tcp, f"{OPEN} c:FA s:A s:FA c:A", "tcp_timeout_time_wait", "c:A",
          state="TIME_WAIT"),
@@ -201,7 +201,10 @@ def test_timeouts_after_a_swap_protocol_by_protocol(two: Pair) -> None:
     names = sorted({name for life in LIVES for name in (life.meant, life.then) if name})
     # Each its own on the node that takes over, so that none is mistaken for another.
     seconds = {name: 1000 + 50 * i for i, name in enumerate(names)}
-    for name in (*names, *(f"tcp_timeout_{s}" for s in ("syn_sent", "fin_wait", "last_ack"))):
+    for name in (
+        *names,
+        *(f"tcp_timeout_{s}" for s in ("syn_sent", "fin_wait", "close_wait", "last_ack")),
+    ):
         lab.fw1.sysctl(f"net.netfilter.nf_conntrack_{name}=600")
     for name in names:
         lab.fw2.sysctl(f"net.netfilter.nf_conntrack_{name}={seconds[name]}")

@@ -1,0 +1,102 @@
+"""While a stream comes, the passive node's apply thread reads the links itself."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hak2k.lab import Entry, Faults, Node, until
+from hak2k.lab.ctnl import Conntrack
+from tests.pair import Pair
+from tests.replication.tables import equal
+from tests.replication.test_links import entries, wired
+from tests.replication.through import change_roles, swap
+
+
+@contextmanager
+def trickle(node: Node, made: list[Entry]) -> Iterator[None]:
+    """Entries one by one, each by a call of its own, until the block ends.
+
+    Args:
+        made: grows by each that was made.
+    """
+    stop = threading.Event()
+
+    def run() -> None:
+        with node.enter(), Conntrack() as ct:
+            for entry in entries(60000):
+                if stop.is_set():
+                    return
+                ct.create(entry)
+                made.append(entry)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def grows(two: Pair, by: int) -> None:
+    before = two.b.stats["rx.direct"]
+    until(lambda: two.b.stats["rx.direct"] >= before + by, 5, detail=two.report)
+
+
+def test_it_borrows_the_links_and_gives_them_back(two: Pair) -> None:
+    made: list[Entry] = []
+    with trickle(two.a.node, made):
+        grows(two, 100)
+    equal(two)
+    # Heartbeats go on to be heard, by whomever; then one datagram comes alone.
+    before = two.b.stats
+    until(lambda: two.b.stats["heartbeats.received"] > before["heartbeats.received"] + 10, 5)
+    before = two.b.stats
+    two.lab.fw1.ct.delete(made[0])
+    until(lambda: two.b.stats["rx.datagrams"] > before["rx.datagrams"], 5)
+    assert two.b.stats["rx.direct"] == before["rx.direct"]
+    equal(two)
+    for side in (two.a, two.b):
+        assert not side.saw("peer.dead")
+        assert not side.saw("link.down")
+
+
+def test_what_has_arrived_is_applied_before_a_swap(two: Pair) -> None:
+    """Also what is still in the socket."""
+    made: list[Entry] = []
+    before = two.a.stats["tx.records"]
+    with trickle(two.a.node, made):
+        grows(two, 100)
+    made += (some := entries(60000)[-3000:])
+    two.lab.fw1.ct.create(*some)
+    until(lambda: two.a.stats["tx.records"] - before >= len(made), 5, detail=two.report)
+    swap(two)
+    here = {entry.orig for entry in two.lab.fw2.ct.dump().values()}
+    assert [entry for entry in made if entry.orig not in here] == []
+
+
+def test_roles_change_while_it_comes(two: Pair) -> None:
+    made: list[Entry] = []
+    with trickle(two.a.node, made):
+        grows(two, 50)
+        change_roles(two, two.a, two.b)
+        change_roles(two, two.b, two.a)
+        grows(two, 50)
+    equal(two)
+
+
+def test_losses_are_asked_for_in_time(rng: random.Random) -> None:
+    """The timer for it is the other thread's."""
+    with wired(dead_after_ms=2000) as two:
+        assert two.lab.wire is not None
+        made: list[Entry] = []
+        faults = Faults(loss=0.1, duplicate=0.1, reorder=0.1)
+        two.lab.wire.set(faults, seed=rng.getrandbits(32))
+        with trickle(two.a.node, made):
+            grows(two, 200)
+        equal(two)
+        assert two.b.stats["nack.sent"]
+        assert not two.b.stats["stream.lost"]
