@@ -16,6 +16,7 @@ NAMES = (
     "latency",
     "size",
     "cost",
+    "alone",
     "saturate",
     "shards",
     "crash",

@@ -37,14 +37,19 @@ VARIANTS = (
 )  # fmt: skip
 QUICK = ("off", "floor", "hak2k", "direct")
 LOW = ("off", "floor", "hak2k")
+DOOR = "door"  # the load alone: the firewall drops it before it looks
 THREADS = ("hak-io", "hak-capture", "hak-apply")
 NAN = float("nan")
 
 
-def _load(lab: Lab, rate: int, seconds: float, cpu: int, number: int) -> dict[str, Any]:
+def _load(
+    lab: Lab, rate: int, seconds: float, cpu: int, number: int, *, ports: bool
+) -> dict[str, Any]:
     """Connections on as many tuples as a second has: from the second on, all reopen one."""
     flows = rate * WARM_S
-    return rig.lives(lab, int(rate * seconds), rate, "-f", flows, "-i", number, "-c", cpu)
+    return rig.lives(
+        lab, int(rate * seconds), rate, "-f", flows, "-i", number, "-c", cpu, ports=ports
+    )
 
 
 def _threads(variant: variants.Variant) -> dict[str, int]:
@@ -55,21 +60,30 @@ def _threads(variant: variants.Variant) -> dict[str, int]:
     }
 
 
-def measure(name: str, rate: int, seconds: float, *, both: bool = False) -> dict[str, Any]:
+def measure(
+    name: str, rate: int, seconds: float, *, both: bool = False, ports: bool = False
+) -> dict[str, Any]:
     """One variant under the load.
+
+    Args:
+        both: with events in the passive kernel too.
+        ports: the load is at fw1's own cables; of ``DOOR`` it does not pass the door.
 
     Returns:
         Per life: ``load``, ``active``, ``passive`` (ns of CPU), ``bytes`` (frames,
         whole), ``payload`` (UDP's), ``packets``; and what went wrong.
     """
     load_cpu, cpu = rig.cpus()
-    with variants.running(name, Setup(cpu=cpu, passive_events=both)) as variant:
+    kind = "off" if name == DOOR else name
+    with variants.running(kind, Setup(cpu=cpu, passive_events=both)) as variant:
         lab, pid = variant.lab, variant.pids[0]
-        _load(lab, rate, WARM_S, load_cpu, 0)
+        if ports:
+            rig.prepare_ports(lab, closed=name == DOOR)
+        _load(lab, rate, WARM_S, load_cpu, 0, ports=ports)
         variant.drained()
         before, sent = variant.cpu(), variants.traffic(pid)
         threads = _threads(variant)
-        made = _load(lab, rate, seconds, load_cpu, rate * WARM_S)
+        made = _load(lab, rate, seconds, load_cpu, rate * WARM_S, ports=ports)
         variant.drained()
         after, now = variant.cpu(), variants.traffic(pid)
         grown = {key: ns - threads.get(key, 0) for key, ns in _threads(variant).items()}

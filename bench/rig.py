@@ -46,7 +46,35 @@ def prepare(lab: Lab) -> None:
         )
 
 
-def life_options(lab: Lab) -> tuple[object, ...]:
+def prepare_ports(lab: Lab, *, closed: bool = False) -> None:
+    """Let packets be dropped where fw1's cables end, before a bridge has seen them.
+
+    Args:
+        closed: let fw1 itself drop all, at its door.
+    """
+    nets = f"ip daddr {{ {CLIENTS}, {SERVERS} }} drop"
+    chain = "chain {0} {{ type filter hook ingress device {1} priority -600;\n {2}\n }}"
+    ports = "\n".join(chain.format(name, f"fw1-{name}", nets) for name in ("lan", "wan"))
+    lab.switch.nft(f"table netdev bench {{\n{ports}\n}}")
+    if closed:
+        doors = "\n".join(
+            chain.format(name, name, "meta protocol ip drop") for name in ("lan", "wan")
+        )
+        lab.fw1.nft(f"table netdev bench {{\n{doors}\n}}")
+
+
+def life_options(lab: Lab, *, ports: bool = False) -> tuple[object, ...]:
+    """Where bench/c/lives.c sends from.
+
+    Args:
+        ports: from the other ends of fw1's own cables instead of from the hosts; see
+            ``prepare_ports``.
+    """
+    if ports:
+        return (
+            "-C", lab.switch, "-S", lab.switch, "-w", topology.LAN_MAC, "-x", topology.WAN_MAC,
+            "-d", "fw1-lan", "-e", "fw1-wan",
+        )  # fmt: skip
     return ("-C", lab.client, "-S", lab.server, "-w", topology.LAN_MAC, "-x", topology.WAN_MAC)
 
 
@@ -69,10 +97,10 @@ def fill(node: Node, size: int, cpu: int | None = None) -> dict[str, Any]:
     return filled
 
 
-def lives(lab: Lab, count: int, rate: int, *options: object) -> dict[str, Any]:
+def lives(lab: Lab, count: int, rate: int, *options: object, ports: bool = False) -> dict[str, Any]:
     """Run connections through the active firewall; see bench/c/lives.c."""
     return tools.run(
-        lab.client, "lives", *life_options(lab), "-n", count, "-r", rate, *options,
+        lab.client, "lives", *life_options(lab, ports=ports), "-n", count, "-r", rate, *options,
     )  # fmt: skip
 
 

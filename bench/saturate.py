@@ -2,7 +2,8 @@
 
 Two load generators, one on each CPU, send as fast as they can; the replicators run
 wherever they find time.  So everything counts: the firewall's packets, the making of
-events, reading, sending and applying them, on one machine for both nodes.  The figure
+events, reading, sending and applying them, on one machine for both nodes; but not the
+lab's bridges and hosts, for packets are put onto the firewall's own cables.  The figure
 is lives by the time from the first packet until nothing is under way any more; if
 anything was lost, it is tried again with a tenth less than what was reached, until
 nothing is.
@@ -39,7 +40,15 @@ def _offer(variant: variants.Variant, lives: int, rate: int) -> float:
     """Half of the load on each of two CPUs; when it began."""
     began = time.monotonic()
     flows = min(FLOWS, lives // 3) // 2
-    options = (*rig.life_options(variant.lab), "-n", lives // 2, "-r", rate // 2, "-f", flows)
+    options = (
+        *rig.life_options(variant.lab, ports=True),
+        "-n",
+        lives // 2,
+        "-r",
+        rate // 2,
+        "-f",
+        flows,
+    )
     generators = [
         tools.start(variant.lab.client, "lives", *options, "-o", half * flows, "-c", cpu)
         for half, cpu in enumerate(rig.cpus())
@@ -58,6 +67,7 @@ def attempt(
         kind: of the replicators, if it is none of ``variants.KINDS``.
     """
     with variants.running(name, Setup(), kind) as variant:
+        rig.prepare_ports(variant.lab)
         before = variant.cpu()
         began = _offer(variant, lives, rate)
         offered = time.monotonic()

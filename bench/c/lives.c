@@ -1,11 +1,11 @@
 /* lives.c - short TCP connections (or UDP exchanges) through a firewall, as packets.
  *
  *   lives -C NS -S NS -w MAC -x MAC -n LIVES -r RATE [-f FLOWS] [-o FIRST] [-i LIFE]
- *         [-g MS] [-a STEP] [-z STEP] [-u] [-p] [-c CPU]
+ *         [-g MS] [-a STEP] [-z STEP] [-u] [-p] [-c CPU] [-d DEVICE] [-e DEVICE]
  *
- * Both ends are this program: it sends what the client says on eth0 of namespace -C
- * to the firewall's LAN address -w, and what the server says on eth0 of -S to the
- * WAN address -x (MACs), and never looks at what arrives.  The hosts behind do not
+ * Both ends are this program: it sends what the client says on eth0 (or -d) of namespace
+ * -C to the firewall's LAN address -w, and what the server says on eth0 (or -e) of -S to
+ * the WAN address -x (MACs), and never looks at what arrives.  The hosts behind do not
  * exist; bench/rig.py routes them here and drops what comes.
  *
  * A TCP life is six packets: SYN, SYN/ACK, ACK, FIN, FIN, ACK, with -g milliseconds
@@ -63,11 +63,12 @@ struct load {
 	uint64_t packets, retries;
 };
 
-static void open_side(struct load *l, int side, int namespace, const char *gateway)
+static void open_side(struct load *l, int side, int namespace, const char *device,
+		      const char *gateway)
 {
 	struct sockaddr_ll a = { .sll_family = AF_PACKET };
 	unsigned m[6];
-	struct ifreq q = { .ifr_name = "eth0" };
+	struct ifreq q = { 0 };
 	int one = 1, size = 1 << 20;
 
 	if (sscanf(gateway, "%x:%x:%x:%x:%x:%x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]) != 6)
@@ -75,16 +76,17 @@ static void open_side(struct load *l, int side, int namespace, const char *gatew
 	for (int i = 0; i < 6; i++)
 		l->eth[side].h_dest[i] = (uint8_t)m[i];
 	l->eth[side].h_proto = htons(ETH_P_IP);
+	snprintf(q.ifr_name, sizeof q.ifr_name, "%s", device);
 	enter(namespace);
 	l->fd[side] = socket(AF_PACKET, SOCK_RAW, 0);	/* protocol 0: receives nothing */
 	if (l->fd[side] < 0 || ioctl(l->fd[side], SIOCGIFHWADDR, &q))
-		die("packet socket on eth0");
+		die(device);
 	memcpy(l->eth[side].h_source, q.ifr_hwaddr.sa_data, 6);
-	a.sll_ifindex = (int)if_nametoindex("eth0");
+	a.sll_ifindex = (int)if_nametoindex(device);
 	if (bind(l->fd[side], (void *)&a, sizeof a) ||
 	    setsockopt(l->fd[side], SOL_PACKET, PACKET_QDISC_BYPASS, &one, sizeof one) ||
 	    setsockopt(l->fd[side], SOL_SOCKET, SO_SNDBUF, &size, sizeof size))
-		die("packet socket on eth0");
+		die(device);
 }
 
 static uint16_t header_sum(struct iphdr ip)
@@ -202,14 +204,16 @@ static void run(struct load *l)
 int main(int argc, char **argv)
 {
 	static const char help[] = "lives -C NS -S NS -w MAC -x MAC -n LIVES -r RATE [-f FLOWS]"
-				   " [-o FIRST] [-i LIFE] [-g MS] [-a STEP] [-z STEP] [-u] [-p] [-c CPU]";
+				   " [-o FIRST] [-i LIFE] [-g MS] [-a STEP] [-z STEP] [-u] [-p] [-c CPU]"
+				   " [-d DEVICE] [-e DEVICE]";
+	const char *device[] = { "eth0", "eth0" };
 	struct load l = { .gap_ms = 20, .last = 99 };
 	const char *lan = NULL, *wan = NULL;
 	int client = -1, server = -1, c;
 	uint64_t began, cpu;
 	long on = -1;
 
-	while ((c = getopt(argc, argv, "C:S:w:x:n:r:f:o:i:g:a:z:upc:")) != -1)
+	while ((c = getopt(argc, argv, "C:S:w:x:n:r:f:o:i:g:a:z:upc:d:e:")) != -1)
 		switch (c) {
 		case 'C': client = (int)number(optarg); break;
 		case 'S': server = (int)number(optarg); break;
@@ -226,6 +230,8 @@ int main(int argc, char **argv)
 		case 'u': l.udp = true; break;
 		case 'p': l.plain = true; break;
 		case 'c': on = number(optarg); break;
+		case 'd': device[CLIENT] = optarg; break;
+		case 'e': device[SERVER] = optarg; break;
 		default: usage(help);
 		}
 	l.steps = l.udp ? udp_life : tcp_life;
@@ -236,8 +242,8 @@ int main(int argc, char **argv)
 		usage(help);
 	if (!l.flows)
 		l.flows = l.lives;
-	open_side(&l, CLIENT, client, lan);
-	open_side(&l, SERVER, server, wan);
+	open_side(&l, CLIENT, client, device[CLIENT], lan);
+	open_side(&l, SERVER, server, device[SERVER], wan);
 	pin(on);
 	be_punctual();
 	began = mono_ns();
