@@ -634,6 +634,7 @@ static bool on_record(struct hak_apply *a)
 		break;
 	case HAK_REC_HANDOVER:
 		hak_emit(e, HAK_EV_HANDOVER, r.term, 0, 0, NULL);
+		hak_ack_soon(e);
 		break;
 	case HAK_REC_RECON_BEGIN:
 	case HAK_REC_RECON_LISTED:

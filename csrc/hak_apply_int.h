@@ -79,7 +79,8 @@ struct hak_apply {
 	uint64_t full_ns;		/* last table.full event */
 	uint64_t fill_ns;		/* when we last looked how full our table is */
 	bool took, lent;		/* hak_lent.c: from the stream, lately; the links */
-	uint64_t took_ns;
+	uint64_t took_ns, rate_ns, rate_records;
+	bool pours, preferred;
 
 	enum hak_phase phase;
 	uint64_t phase_ns;		/* since when; of a copy: since its last entry */
@@ -148,6 +149,8 @@ int hak_apply_replace(struct hak_apply *a, const struct hak_flow *f);
 /* hak_lent.c: until there is something to do, or for `wait` ns.  Borrows the links, reads
  * them, acknowledges. */
 void hak_apply_wait(struct hak_apply *a, uint64_t wait);
+/* Once what is being applied is done with: somebody waits for it. */
+void hak_ack_soon(struct hak_engine *e);
 
 /* hak_sync.c */
 bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass);

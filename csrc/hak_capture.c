@@ -638,6 +638,8 @@ static void active_round(struct hak_capture *c)
 	uint8_t drain;
 	bool more;
 
+	/* one that trickles is not to wait for whoever runs; see hak_lent.c */
+	hak_prefer(&c->preferred, !c->nap_ns && !c->listing);
 	watch_trap(c);
 	c->list_echo |= c->listing >= HAK_LIST_FLOWS;
 	more = hak_read_events(c, 16);
@@ -735,6 +737,7 @@ void *hak_capture_main(void *engine)
 		}
 		/* not ours to publish: forget what was begun */
 		leave_trap(&c);
+		hak_prefer(&c.preferred, false);
 		if (c.round || c.listing)
 			hak_list_off(&c);
 		memset(e->out, 0, sizeof e->out);

@@ -24,6 +24,7 @@ struct hak_capture {
 	struct hak_engine *e;
 	uint64_t rate_from, rate_events;
 	uint64_t nap_ns;		/* events come so fast that we let them queue */
+	bool preferred;			/* runs ahead of ordinary processes */
 	bool kept;			/* what the last round had to say was not sent */
 	uint64_t poked;			/* stream sequence we last poked for */
 	uint64_t trapped, trapped_ns;	/* of this incident: how many, the last */

@@ -295,7 +295,9 @@ void hak_put_header(uint8_t *out, const struct hak_engine *e, uint8_t kind,
 void hak_send_bytes(struct hak_engine *e, unsigned i, const uint8_t *bytes, size_t n);
 unsigned hak_best_link(struct hak_engine *e, bool other);
 
-/* hak_lent.c: what has come over lent links and was not read yet; control thread */
+/* hak_lent.c: the calling thread runs ahead of ordinary processes; as it was before. */
+void hak_prefer(bool *preferred, bool now);
+/* What has come over lent links and was not read yet; control thread */
 void hak_lent_drain(struct hak_engine *e);
 
 /* hak_beat.c: a heartbeat on every link; the caller holds tx_lock */

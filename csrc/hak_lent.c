@@ -10,6 +10,9 @@
  * All that the io thread works on is under io_lock, which it gives up only to wait.  The
  * apply thread holds it to read, never while it writes to the kernel.
  *
+ * While records trickle it runs ahead of ordinary processes, for a wake-up waits for
+ * whoever runs; when they pour it does not, or forwarding would wait for it.
+ *
  * Not lent: while a copy comes, where opening datagrams and writing entries go on side by
  * side.
  */
@@ -17,13 +20,27 @@
 #include "hak_io_int.h"
 
 #include <poll.h>
+#include <sched.h>
 
 enum {
 	ACK_DELAY_MS = 2,		/* and while datagrams come faster than that: */
-	ACK_BUSY_MS = 8,
+	ACK_BUSY_MS = 20,
 	SOON_NS = 20 * HAK_MS,		/* datagrams that far apart are a stream, */
 	QUIET_NS = 100 * HAK_MS,	/* which is over when none came for so long */
+	RATE_NS = 10 * HAK_MS,		/* how often it is measured */
+	POURS = 20000,			/* records a second */
 };
+
+/* Where allowed.  Below the io thread, whose timers must not wait for anything. */
+void hak_prefer(bool *preferred, bool now)
+{
+	struct sched_param p = { .sched_priority = now ? 5 : 0 };
+
+	if (*preferred == now)
+		return;
+	*preferred = now;
+	(void)pthread_setschedparam(pthread_self(), now ? SCHED_RR : SCHED_OTHER, &p);
+}
 
 /* An acknowledgement costs about as much as a datagram, and the peer waits for one only
  * when its window is full, or when it hands over. */
@@ -58,6 +75,16 @@ void hak_acknowledge(struct hak_io *io, uint64_t now)
 	io->ack_due = 0;
 	if (behind)
 		hak_owe_ack(io, now);
+}
+
+void hak_ack_soon(struct hak_engine *e)
+{
+	pthread_mutex_lock(&e->io_lock);
+	if (e->io_self)
+		e->io_self->ack_due = 1;
+	pthread_mutex_unlock(&e->io_lock);
+	if (!atomic_load(&e->links_lent))
+		hak_wake(e->wake_io);
 }
 
 /* What is there on these links, a bit for each. */
@@ -107,6 +134,14 @@ static void decide(struct hak_apply *a, uint64_t now)
 		a->lent = false;
 	if (atomic_exchange(&e->links_lent, a->lent) && !a->lent)
 		hak_wake(e->wake_io);
+	if (now - a->rate_ns >= RATE_NS) {
+		uint64_t records = atomic_load(&e->stats.v[HAK_STAT_RX_RECORDS]);
+
+		a->pours = (records - a->rate_records) * 1000 > (now - a->rate_ns) / HAK_MS * POURS;
+		a->rate_records = records;
+		a->rate_ns = now;
+	}
+	hak_prefer(&a->preferred, a->lent && !a->pours);
 }
 
 /* Tell how far we are if it is time to; in how many ns it will be. */

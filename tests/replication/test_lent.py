@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 from hak2k.lab import Entry, Faults, Node, until
 from hak2k.lab.ctnl import Conntrack
@@ -44,6 +48,29 @@ def trickle(node: Node, made: list[Entry]) -> Iterator[None]:
 def grows(two: Pair, by: int) -> None:
     before = two.b.stats["rx.direct"]
     until(lambda: two.b.stats["rx.direct"] >= before + by, 5, detail=two.report)
+
+
+def preferred(name: str) -> int:
+    """How many of this process's threads of that name run ahead of ordinary ones."""
+    tids = [int(t.name) for t in Path("/proc/self/task").iterdir()]
+    return sum(
+        Path(f"/proc/self/task/{tid}/comm").read_text().strip() == name
+        and os.sched_getscheduler(tid) == os.SCHED_RR
+        for tid in tids
+    )
+
+
+def test_a_trickle_waits_for_nobody(two: Pair) -> None:
+    """Whoever reads events, and whoever has the links; not who only stands by."""
+    until(lambda: two.a.stats["heartbeats.sent"] and two.b.stats["heartbeats.sent"], 5)
+    if preferred("hak-io") != 2:
+        pytest.skip("real-time priority is refused here (CAP_SYS_NICE)")
+    until(lambda: (preferred("hak-capture"), preferred("hak-apply")) == (1, 0), 5)
+    with trickle(two.a.node, []):
+        until(lambda: preferred("hak-apply") == 1, 5, detail=two.report)
+    until(lambda: preferred("hak-apply") == 0, 5, detail=two.report)
+    two.a.passivate()
+    until(lambda: preferred("hak-capture") == 0, 5, detail=two.report)
 
 
 def test_it_borrows_the_links_and_gives_them_back(two: Pair) -> None:
