@@ -79,7 +79,7 @@ struct hak_apply {
 	uint64_t full_ns;		/* last table.full event */
 	uint64_t fill_ns;		/* when we last looked how full our table is */
 	bool took, lent;		/* hak_lent.c: from the stream, lately; the links */
-	uint64_t took_ns, rate_ns, rate_records;
+	uint64_t took_ns, deep_ns, rate_ns, rate_records;
 	bool pours, preferred;
 
 	enum hak_phase phase;

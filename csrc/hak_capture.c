@@ -353,6 +353,9 @@ static bool trapped(struct hak_capture *c, const struct hak_flow *f)
 	struct hak_engine *e = c->e;
 	uint64_t now = hak_now();
 
+	if (!c->trap_read)	/* why it ended has been told before it */
+		hak_trap_read(&e->trap, now);
+	c->trap_read = true;
 	if (!hak_trap_holds(&e->trap, f, now))
 		return false;
 	hak_count(&e->stats, HAK_STAT_TRAPPED);
@@ -370,7 +373,9 @@ static void watch_trap(struct hak_capture *c)
 	uint64_t now = hak_now();
 	uint64_t until = atomic_load(&e->trapped_until_ns);
 
-	hak_trap_read(&e->trap, now);
+	if (c->trap_waits || c->nap_ns || until || c->trapped)
+		hak_trap_read(&e->trap, now);
+	c->trap_waits = false;
 	if (until && now < until && now - c->trapped_ns < TRAP_LONGEST_NS &&
 	    hak_trap_missing(&e->trap))
 		atomic_store(&e->trapped_until_ns, now + HAK_TRAP_NS);
@@ -554,8 +559,7 @@ bool hak_read_events(struct hak_capture *c, unsigned rounds)
 			hak_count_n(&e->stats, HAK_STAT_EVENTS_UNSENT, (unsigned)n);
 			continue;
 		}
-		/* why any of these ended has been told before them */
-		hak_trap_read(&e->trap, hak_now());
+		c->trap_read = false;
 		for (int i = 0; i < n; i++)
 			on_event_bytes(c, c->bytes[i], c->mm[i].msg_len);
 		if (n < HAK_READ_BATCH)
@@ -630,9 +634,10 @@ static void active_round(struct hak_capture *c)
 {
 	struct hak_engine *e = c->e;
 	uint64_t fetch_due = UINT64_MAX, held_due, adapt_due, now, wait = 1000u * (uint64_t)HAK_MS;
-	struct pollfd p[2] = {
+	struct pollfd p[3] = {
 		{ .fd = e->events_nl.fd, .events = POLLIN },
 		{ .fd = e->wake_capture, .events = POLLIN },
+		{ .fd = e->trap.fd, .events = POLLIN },
 	};
 	uint32_t asked, round;
 	uint8_t drain;
@@ -712,9 +717,10 @@ static void active_round(struct hak_capture *c)
 	}
 	struct timespec t = { .tv_sec = (time_t)(wait / 1000000000u),
 			      .tv_nsec = (long)(wait % 1000000000u) };
-	(void)ppoll(p, 2, &t, NULL);
+	(void)ppoll(p, 3, &t, NULL);
 	if (p[1].revents)
 		hak_unwake(e->wake_capture);
+	c->trap_waits = p[2].revents;
 }
 
 void *hak_capture_main(void *engine)

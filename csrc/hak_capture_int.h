@@ -27,6 +27,7 @@ struct hak_capture {
 	bool preferred;			/* runs ahead of ordinary processes */
 	bool kept;			/* what the last round had to say was not sent */
 	uint64_t poked;			/* stream sequence we last poked for */
+	bool trap_read, trap_waits;	/* since these events were read; it has news */
 	uint64_t trapped, trapped_ns;	/* of this incident: how many, the last */
 
 	struct hak_pressure pressure;

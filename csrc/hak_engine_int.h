@@ -150,6 +150,7 @@ struct hak_engine {
 
 	struct hak_io *io_self;		/* io_lock; NULL: the thread does not run */
 	_Atomic bool links_lent;	/* the apply thread reads them; hak_lent.c */
+	_Atomic bool links_deep;	/* until it has noticed: too much waits there for that */
 
 	/* links and sessions */
 	struct hak_link links[HAK_LINKS_MAX];

@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 
 enum {
+	RX_BATCHES = 4,			/* of HAK_RX_BATCH datagrams, before the timers' turn */
 	REKEY_MS = 1000,
 	WISH_MS = 100,			/* a wish not granted by then is told again */
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
@@ -536,26 +537,28 @@ static void on_datagram(struct hak_io *io, unsigned link, uint8_t *bytes, size_t
 		REFUSE(MALFORMED);
 }
 
-/* True: there may be more. */
-bool hak_io_read(struct hak_io *io, unsigned link)
+static bool read_link(struct hak_io *io, unsigned link)
 {
 	struct hak_inbox *in = &io->in;
 	struct hak_engine *e = io->e;
 	uint64_t now;
 	int n;
 
-	for (unsigned i = 0; i < HAK_RX_BATCH; i++) {
-		in->iov[i] = (struct iovec){ in->bytes[i], sizeof in->bytes[i] };
-		in->mm[i].msg_hdr = (struct msghdr){
-			.msg_name = &in->from[i], .msg_namelen = sizeof in->from[i],
-			.msg_iov = &in->iov[i], .msg_iovlen = 1,
-		};
-	}
 	n = recvmmsg(e->links[link].fd, in->mm, HAK_RX_BATCH, MSG_DONTWAIT, NULL);
 	now = hak_now();
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
 		on_datagram(io, link, in->bytes[i], in->mm[i].msg_len, &in->from[i], now);
+		in->mm[i].msg_hdr.msg_namelen = sizeof in->from[i];
+	}
 	return n == HAK_RX_BATCH;
+}
+
+bool hak_io_read_some(struct hak_io *io, unsigned link)
+{
+	for (unsigned i = 0; i < RX_BATCHES; i++)
+		if (!read_link(io, link))
+			return false;
+	return true;
 }
 
 /* ---- timers ---------------------------------------------------------- */
@@ -715,6 +718,13 @@ void *hak_io_main(void *engine)
 	(void)pthread_setschedparam(pthread_self(), SCHED_RR, &rt);
 	memset(&io, 0, sizeof io);
 	io.e = e;
+	for (unsigned i = 0; i < HAK_RX_BATCH; i++) {
+		io.in.iov[i] = (struct iovec){ io.in.bytes[i], sizeof io.in.bytes[i] };
+		io.in.mm[i].msg_hdr = (struct msghdr){
+			.msg_name = &io.in.from[i], .msg_namelen = sizeof io.in.from[i],
+			.msg_iov = &io.in.iov[i], .msg_iovlen = 1,
+		};
+	}
 	io.beat_due = now;
 	fds[0] = (struct pollfd){ .fd = e->wake_io, .events = POLLIN };
 	for (unsigned i = 0; i < e->cfg.n_links; i++)
@@ -726,7 +736,7 @@ void *hak_io_main(void *engine)
 		uint64_t wait = next > now ? next - now : 0;
 		struct timespec t = { .tv_sec = (time_t)(wait / 1000000000u),
 				      .tv_nsec = (long)(wait % 1000000000u) };
-		bool lent = atomic_load(&e->links_lent);
+		bool lent = atomic_load(&e->links_lent) && !atomic_load(&e->links_deep);
 
 		pthread_mutex_unlock(&e->io_lock);
 		(void)ppoll(fds, lent ? 1 : e->cfg.n_links + 1, &t, NULL);
@@ -734,10 +744,9 @@ void *hak_io_main(void *engine)
 		now = on_time(e, next);
 		if (fds[0].revents)
 			hak_unwake(e->wake_io);
-		/* Bounded: a flood may fill the sockets, not starve the timers. */
 		for (unsigned i = 0; i < e->cfg.n_links; i++)
-			for (int k = 0; k < 4 && (lent || fds[i + 1].revents) && hak_io_read(&io, i); k++)
-				;
+			if ((lent || fds[i + 1].revents) && hak_io_read_some(&io, i) && lent)
+				atomic_store(&e->links_deep, true);
 		now = on_time(e, now);
 		next = timers(&io, now);
 		now = on_time(e, now);

@@ -30,8 +30,9 @@ struct hak_io {
 	struct hak_rate rates[ASKED_KINDS];
 };
 
-/* hak_io.c: read what is there, one batch at most.  True: there may be more. */
-bool hak_io_read(struct hak_io *io, unsigned link);
+/* hak_io.c: read what is there, some batches at most: a flood may fill the sockets, not
+ * starve the timers.  True: there is more. */
+bool hak_io_read_some(struct hak_io *io, unsigned link);
 /* Seal and send a body; `other`: not over the link in use, if there is another one. */
 void hak_io_send(struct hak_engine *e, const uint8_t *body, const struct hak_wr *w, bool other);
 

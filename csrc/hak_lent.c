@@ -14,7 +14,8 @@
  * whoever runs; when they pour it does not, or forwarding would wait for it.
  *
  * Not lent: while a copy comes, where opening datagrams and writing entries go on side by
- * side.
+ * side; and when more waits than is read at once, or a heartbeat would wait behind it for
+ * as long as that takes to apply.
  */
 #include "hak_apply_int.h"
 #include "hak_io_int.h"
@@ -27,6 +28,7 @@ enum {
 	ACK_BUSY_MS = 20,
 	SOON_NS = 20 * HAK_MS,		/* datagrams that far apart are a stream, */
 	QUIET_NS = 100 * HAK_MS,	/* which is over when none came for so long */
+	DEEP_NS = 1000 * HAK_MS,	/* not lent again so soon after a backlog */
 	RATE_NS = 10 * HAK_MS,		/* how often it is measured */
 	POURS = 20000,			/* records a second */
 };
@@ -99,8 +101,8 @@ static void read_links(struct hak_engine *e, unsigned which)
 
 		io->control = false;
 		for (unsigned i = 0; i < e->cfg.n_links; i++)
-			for (int k = 0; k < 4 && which >> i & 1 && hak_io_read(io, i); k++)
-				;
+			if (which >> i & 1 && hak_io_read_some(io, i))
+				atomic_store(&e->links_deep, true);
 		hak_count_n(&e->stats, HAK_STAT_RX_DIRECT,
 			    atomic_load(&e->stats.v[HAK_STAT_RX_DATAGRAMS]) - before);
 		/* timers may depend on what was said, and on what is missing */
@@ -124,6 +126,10 @@ static void decide(struct hak_apply *a, uint64_t now)
 {
 	struct hak_engine *e = a->e;
 	bool may = atomic_load(&e->role) == HAK_PASSIVE && a->phase < HAK_PHASE_SURVEY;
+
+	if (atomic_exchange(&e->links_deep, false))
+		a->deep_ns = now;
+	may &= !a->deep_ns || now - a->deep_ns >= DEEP_NS;
 
 	if (a->took) {
 		a->lent |= may && now - a->took_ns < SOON_NS;

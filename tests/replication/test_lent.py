@@ -127,3 +127,20 @@ def test_losses_are_asked_for_in_time(rng: random.Random) -> None:
         equal(two)
         assert two.b.stats["nack.sent"]
         assert not two.b.stats["stream.lost"]
+
+
+def test_a_flood_keeps_no_heartbeat_waiting(two: Pair) -> None:
+    """More than is read at once: the links go back to the thread that has the timers."""
+    made: list[Entry] = []
+    with trickle(two.a.node, made):
+        grows(two, 50)
+        some = entries(60000)[-20000:]
+        for part in (some[n : n + 2000] for n in range(0, len(some), 2000)):
+            two.lab.fw1.ct.create(*part)
+        heard = two.b.stats["heartbeats.received"]
+        until(lambda: two.b.stats["heartbeats.received"] > heard + 20, 5, detail=two.report)
+    equal(two)
+    for side in (two.a, two.b):
+        assert not side.saw("peer.dead")
+        assert not side.saw("link.down")
+    assert not two.b.stats["stream.lost"]
