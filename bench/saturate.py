@@ -40,15 +40,8 @@ def _offer(variant: variants.Variant, lives: int, rate: int) -> float:
     """Half of the load on each of two CPUs; when it began."""
     began = time.monotonic()
     flows = min(FLOWS, lives // 3) // 2
-    options = (
-        *rig.life_options(variant.lab, ports=True),
-        "-n",
-        lives // 2,
-        "-r",
-        rate // 2,
-        "-f",
-        flows,
-    )
+    load = ("-n", lives // 2, "-r", rate // 2, "-f", flows)
+    options = (*rig.life_options(variant.lab, ports=True), *load)
     generators = [
         tools.start(variant.lab.client, "lives", *options, "-o", half * flows, "-c", cpu)
         for half, cpu in enumerate(rig.cpus())
