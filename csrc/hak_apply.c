@@ -30,6 +30,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <unistd.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 
 enum { SLOTS_PER_TURN = 64, COMPLAIN_NS = 1000 * HAK_MS, FILL_NS = 250 * HAK_MS };
@@ -72,12 +73,6 @@ static bool can_update(const struct hak_flow *here, const struct hak_flow *f)
 				     : here->have & HAK_HAS_MASTER && !(f->status & IPS_EXPECTED))
 		return false;
 	return f->have & HAK_HAS_LABELS || !memcmp(here->labels, none, sizeof none);
-}
-
-static bool same_flow(const struct hak_flow *x, const struct hak_flow *y)
-{
-	return x->l3 == y->l3 && x->l4proto == y->l4proto && x->zone == y->zone &&
-	       x->zone_dir == y->zone_dir && hak_tuple_equal(&x->orig, &y->orig);
 }
 
 /* ---- one synchronous call -------------------------------------------- */
@@ -472,7 +467,7 @@ static void flush_live(struct hak_apply *a)
 		}
 		cure(a, rec);
 		for (unsigned k = i + 1; k < a->n; k++)
-			if (!a->result[k] && same_flow(&a->recs[k].flow, &rec->flow))
+			if (!a->result[k] && hak_same_flow(&a->recs[k].flow, &rec->flow))
 				a->result[k] = EAGAIN;	/* again, after the cure */
 	}
 }
@@ -590,8 +585,7 @@ static bool on_record(struct hak_apply *a)
 	struct hak_record *rec = &a->recs[a->n];
 	bool copying = rec->type == HAK_REC_FLOW_SYNC;
 
-	if (a->e->rx_digest.open)
-		hak_recon_touch(a, rec);
+	hak_recon_touch(a, rec);
 	switch (rec->type) {
 	case HAK_REC_FLOW_NEW:
 	case HAK_REC_FLOW_UPDATE:
@@ -755,6 +749,7 @@ void *hak_apply_main(void *engine)
 
 	memset(&a, 0, sizeof a);
 	a.e = e;
+	a.buckets_fd = -1;
 	a.expect_larval = HAK_EXPECT_LARVAL;
 	while (!atomic_load(&e->stop)) {
 		uint64_t wait;
@@ -785,5 +780,7 @@ void *hak_apply_main(void *engine)
 			hak_unwake(e->wake_apply);
 		atomic_store(&e->apply_idle, false);
 	}
+	if (a.buckets_fd >= 0)
+		close(a.buckets_fd);
 	return NULL;
 }

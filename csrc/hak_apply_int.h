@@ -117,6 +117,8 @@ struct hak_apply {
 	enum hak_pass pass;
 	bool purge_all;
 	uint64_t pass_began, pass_next, pass_done;
+	const uint64_t *some;		/* no listing, but a look at those in these slots */
+	int buckets_fd;
 	unsigned pass_buckets;
 	bool pass_disturbed;		/* the hash table was resized under it */
 	uint32_t longest;		/* of a survey, or of the sums: seconds */

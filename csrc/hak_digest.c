@@ -246,6 +246,15 @@ uint64_t hak_digest_marks(const struct hak_digest *d)
 	return n;
 }
 
+uint64_t hak_digest_scope(const struct hak_digest *d)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < words(d); i++)
+		n += (unsigned)__builtin_popcountll(d->scope[i]);
+	return n;
+}
+
 void hak_digest_keep_marks(const struct hak_digest *d, uint64_t *map)
 {
 	for (uint32_t i = 0; i < words(d); i++)

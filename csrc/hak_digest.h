@@ -91,6 +91,8 @@ uint64_t hak_digest_marks(const struct hak_digest *d);
 void hak_digest_keep_marks(const struct hak_digest *d, uint64_t *map);
 /* The same, added to what the map has.  True: it had some of them before. */
 bool hak_digest_join_marks(const struct hak_digest *d, uint64_t *map);
+/* How many slots a round looks at. */
+uint64_t hak_digest_scope(const struct hak_digest *d);
 /* Mark what is still dirty.  How many are. */
 uint64_t hak_digest_dirty(const struct hak_digest *d);
 void hak_digest_mark_dirty(struct hak_digest *d);

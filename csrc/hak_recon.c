@@ -92,6 +92,7 @@ void hak_recon_off(struct hak_apply *a)
 	if (a->pass != HAK_PASS_SWEEP && a->pass != HAK_PASS_SWEEP_EXPECTS)
 		a->pass = HAK_PASS_NONE;
 	hak_digest_rest(&a->e->rx_digest);
+	hak_roll_rest(&a->e->rx_roll);
 	hak_apply_phase(a, HAK_PHASE_OFF);
 }
 
@@ -237,6 +238,10 @@ void hak_recon_touch(struct hak_apply *a, const struct hak_record *rec)
 {
 	struct hak_digest *d = &a->e->rx_digest;
 
+	if (rec->type == HAK_REC_FLOW_NEW || rec->type == HAK_REC_FLOW_SYNC)
+		hak_roll_add(&a->e->rx_roll, &rec->flow);
+	if (!d->open)
+		return;
 	switch (rec->type) {
 	case HAK_REC_FLOW_NEW:
 	case HAK_REC_FLOW_UPDATE:
