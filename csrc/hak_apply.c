@@ -190,12 +190,12 @@ static int create(struct hak_apply *a, const struct hak_flow *f)
 	form.excl = true;
 	err = call(a, hak_ct_put_create, f, form);
 	if (err == ENOENT && f->have & HAK_HAS_MASTER) {
-		form.no_master = true;
+		form.no_master = a->reduced = true;
 		hak_count(&a->e->stats, HAK_STAT_APPLY_NO_MASTER);
 		err = call(a, hak_ct_put_create, f, form);
 	}
 	if (err == EOPNOTSUPP && f->have & HAK_HAS_HELPER) {
-		form.no_helper = true;
+		form.no_helper = a->reduced = true;
 		hak_count(&a->e->stats, HAK_STAT_APPLY_NO_HELPER);
 		err = call(a, hak_ct_put_create, f, form);
 	}
@@ -214,7 +214,7 @@ static int update(struct hak_apply *a, const struct hak_flow *f)
 		err = call(a, hak_ct_put_update, f, form);
 	}
 	if (err == ENOSPC && f->have & HAK_HAS_LABELS) {
-		form.no_labels = true;
+		form.no_labels = a->reduced = true;
 		hak_count(&a->e->stats, HAK_STAT_APPLY_NO_LABELS);
 		err = call(a, hak_ct_put_update, f, form);
 	}
@@ -324,10 +324,12 @@ static int put_expect(struct hak_apply *a, const struct hak_record *rec)
 	return hak_apply_call(a, &w, seq, NULL);
 }
 
-static void cure(struct hak_apply *a, const struct hak_record *rec)
+/* True: the kernel has it as it was told. */
+static bool cure(struct hak_apply *a, const struct hak_record *rec)
 {
 	int err = 0;
 
+	a->reduced = false;
 	switch (rec->type) {
 	case HAK_REC_FLOW_NEW:
 	case HAK_REC_FLOW_SYNC:
@@ -344,6 +346,7 @@ static void cure(struct hak_apply *a, const struct hak_record *rec)
 	}
 	if (err)
 		complain(a, err, rec);
+	return !err && !a->reduced;
 }
 
 /* ---- batches --------------------------------------------------------- */
@@ -457,7 +460,8 @@ static void flush_live(struct hak_apply *a)
 	for (unsigned i = 0; i < a->n; i++) {
 		const struct hak_record *rec = &a->recs[i];
 
-		if (!a->result[i]) {
+		a->kept[i] = !a->result[i];
+		if (a->kept[i]) {
 			count_done(a, rec->type, 1);
 			continue;
 		}
@@ -465,7 +469,7 @@ static void flush_live(struct hak_apply *a)
 			hak_count(&a->e->stats, HAK_STAT_APPLY_GONE);
 			continue;
 		}
-		cure(a, rec);
+		a->kept[i] = cure(a, rec);
 		for (unsigned k = i + 1; k < a->n; k++)
 			if (!a->result[k] && hak_same_flow(&a->recs[k].flow, &rec->flow))
 				a->result[k] = EAGAIN;	/* again, after the cure */
@@ -528,9 +532,8 @@ static void flush_copy(struct hak_apply *a)
 	}
 	transact(a, &w, base);
 	for (unsigned i = 0; i < a->n; i++) {
-		if (a->result[i])
-			cure(a, &a->recs[i]);
-		else
+		a->kept[i] = a->result[i] ? cure(a, &a->recs[i]) : true;
+		if (!a->result[i])
 			count_done(a, a->seen[i] ? HAK_REC_FLOW_UPDATE : HAK_REC_FLOW_NEW, 1);
 	}
 	a->exists = here * 2 >= a->n;
@@ -551,6 +554,8 @@ static void flush_new_copy(struct hak_apply *a)
 
 static void flush(struct hak_apply *a)
 {
+	struct hak_digest *d = &a->e->rx_digest;
+
 	if (!a->n)
 		return;
 	hak_count_n(&a->e->stats, HAK_STAT_APPLIED, a->n);
@@ -562,6 +567,10 @@ static void flush(struct hak_apply *a)
 		flush_copy(a);
 	else
 		flush_new_copy(a);
+	/* Of a copy into nothing, what this kernel took is the proof. */
+	for (unsigned i = 0; a->copying && d->open && d->copying && i < a->n; i++)
+		if (a->kept[i])
+			hak_digest_add_flow(d, &a->recs[i].flow);
 	a->n = 0;
 }
 
@@ -619,7 +628,7 @@ static bool on_record(struct hak_apply *a)
 			complain(a, err, &r);
 		break;
 	case HAK_REC_SYNC_BEGIN:
-		hak_sync_on_begin(a, r.sync.generation);
+		hak_sync_on_begin(a, r.sync.generation, r.sync.sums, r.sync.bits);
 		break;
 	case HAK_REC_SYNC_END:
 		hak_sync_on_end(a, r.sync.generation, r.sync.entries);

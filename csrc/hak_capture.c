@@ -145,7 +145,9 @@ void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
 			(void)hak_hold_drop(e->hold, f, hash);
 	}
 	PUT(e, hak_wire_put_flow, type, f);
-	if (e->tx_digest.open)
+	if (e->tx_digest.open && e->tx_digest.copying && type == HAK_REC_FLOW_SYNC)
+		hak_digest_add_flow(&e->tx_digest, f);
+	else if (e->tx_digest.open)
 		hak_bit_set(e->tx_digest.dirty, hak_digest_slot(&e->tx_digest, f));
 	/* a change makes nobody appear, but by mark */
 	if (e->tx_roll.whole && type != HAK_REC_FLOW_DESTROY &&
@@ -160,7 +162,7 @@ void hak_say_expect(struct hak_engine *e, uint8_t type, const struct hak_expect 
 		hak_bit_set(e->tx_digest.dirty, hak_digest_expect_slot(&e->tx_digest, x));
 }
 
-static void say_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body)
+void hak_say_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body)
 {
 	PUT(e, hak_wire_put_raw, type, body->base, hak_wr_len(body));
 }
@@ -173,7 +175,7 @@ void hak_say_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b,
 	hak_wr_u32(&w, a);
 	if (has_b)
 		hak_wr_u64(&w, b);
-	say_raw(e, type, &w);
+	hak_say_raw(e, type, &w);
 }
 
 /* ---- reading one entry ----------------------------------------------- */
@@ -627,7 +629,7 @@ static void active_round(struct hak_capture *c)
 		{ .fd = e->events_nl.fd, .events = POLLIN },
 		{ .fd = e->wake_capture, .events = POLLIN },
 	};
-	uint32_t asked, round;
+	uint32_t asked, round, sums;
 	uint8_t drain;
 	bool more, listed = false;
 
@@ -645,6 +647,7 @@ static void active_round(struct hak_capture *c)
 	asked = e->sync_asked;
 	e->sync_asked = 0;
 	round = e->sync_round;
+	sums = e->sync_sums;
 	drain = e->drain_asked;
 	c->mail.type = 0;
 	if (e->mail.type)
@@ -657,7 +660,7 @@ static void active_round(struct hak_capture *c)
 	}
 	hak_list_mail(c);
 	if (asked)
-		hak_list_begin(c, asked, round);
+		hak_list_begin(c, asked, round, sums);
 	now = hak_now();
 	/* Events come first, but under a load that never ends the tables must become
 	 * equal all the same. */

@@ -61,6 +61,7 @@ struct hak_capture {
 /* hak_capture.c: append a record to the open payload, send what is in it. */
 void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f);
 void hak_say_expect(struct hak_engine *e, uint8_t type, const struct hak_expect *x);
+void hak_say_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body);
 void hak_say_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b, uint64_t b);
 void hak_say_flush(struct hak_engine *e);
 bool hak_room(struct hak_engine *e);
@@ -95,7 +96,8 @@ uint64_t hak_adapt(struct hak_capture *c, uint64_t now);
 
 /* hak_list.c */
 void hak_list_touch(struct hak_engine *e, const struct hak_flow *f);
-void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round);
+/* round: of the marked slots, 0: of all; sums: 0, or the round that it is summed up as */
+void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round, uint32_t sums);
 /* A chunk, and more for so many ns while there is room; events come first, so it is
  * called when none wait. */
 void hak_list_some(struct hak_capture *c, uint64_t ns);

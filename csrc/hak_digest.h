@@ -40,7 +40,8 @@ struct hak_digest {
 	uint64_t *sums;			/* 2^HAK_DIGEST_BITS_MAX of them, owned */
 	uint64_t *dirty, *scope, *marked;	/* bitmaps over the slots, owned */
 	unsigned bits;
-	bool open;			/* records make slots dirty */
+	bool open;			/* records make slots dirty, */
+	bool copying;			/* but for those of a copy, which are summed up */
 	uint8_t key[HAK_SIPHASH_KEY];
 };
 

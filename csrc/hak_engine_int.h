@@ -190,7 +190,7 @@ struct hak_engine {
 	unsigned new_n_psk;		/* 0: none */
 	struct hak_asks wants;		/* apply -> io: ask the peer for these */
 	struct hak_asks fetches;	/* io, capture -> capture: read these and send */
-	uint32_t sync_asked, sync_round;	/* io -> capture: generation to list, 0 none */
+	uint32_t sync_asked, sync_round, sync_sums;	/* io -> capture: generation to list, 0 none */
 	struct hak_mail mail;		/* io -> capture: the peer's latest question */
 	struct hak_mail wish;		/* apply, control -> io */
 	struct hak_table table;		/* how equal the tables are */

@@ -141,20 +141,6 @@ static void meet(struct hak_capture *c)
 	c->offer = 0;
 }
 
-/* round 0: all of the table.  A request that was overtaken, by the other link, by what
- * came after its copy would cut that short: so no generation is listed twice. */
-void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round)
-{
-	meet(c);
-	if (hak_now() < atomic_load(&c->e->trapped_until_ns) || generation == c->generation ||
-	    (round && (round != c->round || !c->closed)))
-		return;			/* of a comparison that is no more */
-	c->generation = generation;
-	c->scoped = round != 0;
-	hak_say_numbers(c->e, HAK_REC_SYNC_BEGIN, generation, false, 0);
-	list_start(c, HAK_LIST_FLOWS);
-}
-
 static void say_round(struct hak_capture *c, uint8_t type, uint32_t entries, uint8_t bits)
 {
 	struct hak_round r = { .round = c->round, .entries = entries, .bits = bits };
@@ -164,6 +150,54 @@ static void say_round(struct hak_capture *c, uint8_t type, uint32_t entries, uin
 		hak_say_flush(e);
 	hak_put_round(&e->batch, type, &r);
 	e->batch_records++;
+}
+
+static void sums_begin(struct hak_capture *c, uint32_t round, uint64_t entries)
+{
+	struct hak_engine *e = c->e;
+	uint8_t key[HAK_SIPHASH_KEY];
+	struct hak_wr k = hak_wr_on(key, sizeof key);
+
+	pthread_mutex_lock(&e->tx_lock);
+	hak_wr_copy(&k, e->now.digest_key, sizeof key);
+	pthread_mutex_unlock(&e->tx_lock);
+	hak_digest_begin(&e->tx_digest, hak_digest_bits(entries), key, round);
+	c->round = round;
+	c->closed = false;
+	c->chunks = 0;
+}
+
+static uint64_t own_entries(const struct hak_capture *c)
+{
+	int64_t n = hak_nl_table_count(&c->e->fetch_nl, NULL);
+
+	return n > 0 ? (uint64_t)n : 0;
+}
+
+/* A request that was overtaken, by the other link, by what came after its copy would cut
+ * that short: so no generation is listed twice. */
+void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round, uint32_t sums)
+{
+	uint8_t bytes[16];
+	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
+	struct hak_engine *e = c->e;
+
+	meet(c);
+	if (hak_now() < atomic_load(&e->trapped_until_ns) || generation == c->generation ||
+	    (round && (round != c->round || !c->closed)))
+		return;			/* of a comparison that is no more */
+	c->generation = generation;
+	c->scoped = round != 0;
+	hak_wr_u32(&w, generation);
+	if (!c->scoped && sums && sums % HAK_ROUND_STEPS == 0 && sums != c->round) {
+		sums_begin(c, sums, own_entries(c));
+		e->tx_digest.copying = true;
+		hak_roll_begin(&e->tx_roll);	/* each that is sent enters itself */
+		hak_wr_u32(&w, sums);
+		hak_wr_u8(&w, (uint8_t)e->tx_digest.bits);
+	}
+	hak_say_raw(e, HAK_REC_SYNC_BEGIN, &w);
+	list_start(c, HAK_LIST_FLOWS);
 }
 
 static void list_done(struct hak_capture *c)
@@ -357,8 +391,6 @@ static void round_begin(struct hak_capture *c, const struct hak_round *r)
 {
 	struct hak_engine *e = c->e;
 	bool first = r->round % HAK_ROUND_STEPS == 0;
-	uint8_t key[HAK_SIPHASH_KEY];
-	struct hak_wr k = hak_wr_on(key, sizeof key);
 	uint64_t own;
 
 	if (r->round == c->round)
@@ -366,24 +398,20 @@ static void round_begin(struct hak_capture *c, const struct hak_round *r)
 	/* A further step needs the one before it; without, the peer begins anew. */
 	if (!first && !(r->round == c->round + 1 && c->closed))
 		return;
-	c->round = r->round;
-	c->closed = false;
-	c->chunks = 0;
 	if (first) {
-		int64_t n = hak_nl_table_count(&e->fetch_nl, NULL);
-
-		own = n > 0 ? (uint64_t)n : 0;
+		own = own_entries(c);
+		c->round = r->round;
 		if (own > FEW && own / DIFFERENT > r->entries) {
 			say_round(c, HAK_REC_RECON_BEGIN, (uint32_t)own, 0);
 			hak_say_flush(e);
 			c->round = 0;
 			return;
 		}
-		pthread_mutex_lock(&e->tx_lock);
-		hak_wr_copy(&k, e->now.digest_key, sizeof key);
-		pthread_mutex_unlock(&e->tx_lock);
-		hak_digest_begin(&e->tx_digest, hak_digest_bits(own), key, c->round);
+		sums_begin(c, r->round, own);
 	} else {
+		c->round = r->round;
+		c->closed = false;
+		c->chunks = 0;
 		hak_digest_again(&e->tx_digest);
 	}
 	/* Before the records that make slots dirty over there as well. */

@@ -122,6 +122,8 @@ bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass)
 		return false;
 	if (pass == HAK_PASS_DIGEST || pass == HAK_PASS_SURVEY)
 		a->longest = 0;
+	if (pass == HAK_PASS_SURVEY)
+		a->empty = true;
 	begun(a, pass, buckets);
 	return true;
 }
@@ -311,8 +313,11 @@ static void on_entry(struct hak_apply *a, struct hak_wr *w, struct hak_flow *f)
 		return;
 	if (a->pass == HAK_PASS_DIGEST)
 		sum_up(a, w, f);
-	else if (a->pass == HAK_PASS_SURVEY && f->timeout > a->longest)
-		a->longest = f->timeout;
+	else if (a->pass == HAK_PASS_SURVEY) {
+		a->empty = false;
+		if (f->timeout > a->longest)
+			a->longest = f->timeout;
+	}
 	else if (a->pass == HAK_PASS_OFFER)
 		hak_offer_see(a, f);
 	else if (a->pass == HAK_PASS_COUNT)
@@ -422,7 +427,7 @@ void hak_copy_begin(struct hak_apply *a, bool scoped)
 /* One that only looks needs no survey. */
 void hak_copy_ask(struct hak_apply *a)
 {
-	uint8_t bytes[16], body[8];
+	uint8_t bytes[16], body[12];
 	struct hak_wr w = hak_wr_on(bytes, sizeof bytes), b = hak_wr_on(body, sizeof body);
 
 	a->generation = a->generation + 1 ? a->generation + 1 : 1;
@@ -430,6 +435,8 @@ void hak_copy_ask(struct hak_apply *a)
 	hak_apply_phase(a, HAK_PHASE_ASKED);
 	hak_wr_u32(&b, a->generation);
 	hak_wr_u32(&b, a->scoped ? a->round : 0);
+	if (!a->scoped && a->round % HAK_ROUND_STEPS == 0)
+		hak_wr_u32(&b, a->round);
 	(void)hak_wire_put_raw(&w, HAK_REC_SYNC_WANT, body, hak_wr_len(&b));
 	hak_wish(a->e, &w);
 }
@@ -457,20 +464,32 @@ static void surveyed(struct hak_apply *a)
 	hak_copy_ask(a);
 }
 
-void hak_sync_on_begin(struct hak_apply *a, uint32_t generation)
+void hak_sync_on_begin(struct hak_apply *a, uint32_t generation, uint32_t sums, uint8_t bits)
 {
 	if (a->phase != HAK_PHASE_ASKED || generation != a->generation)
 		return;			/* of a copy we gave up */
 	hak_wish(a->e, NULL);
+	if (!a->scoped && sums && sums == a->round) {
+		hak_recon_sums(a, bits);
+		a->e->rx_digest.copying = a->unread = true;
+		hak_roll_begin(&a->e->rx_roll);
+	}
 	hak_apply_phase(a, HAK_PHASE_RUNNING);
 }
 
 void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries)
 {
-	(void)entries;			/* told for the log; `copied` is our own count */
 	if (a->phase != HAK_PHASE_RUNNING || generation != a->generation)
 		return;
 	hak_apply_phase(a, HAK_PHASE_PURGE);
+	if (a->e->rx_digest.copying) {
+		a->peer_entries = (uint32_t)entries;
+		if (a->empty) {			/* all that is here is of the copy, or later */
+			hak_count(&a->e->stats, HAK_STAT_SYNCS_DONE);
+			hak_recon_copied(a);
+			return;
+		}
+	}
 	/* The second proof lists the table anyway, and can remove what it finds. */
 	a->purging = a->repair && a->scoped && !a->residue && (a->round + 1) % HAK_ROUND_STEPS;
 	if (a->purging)
