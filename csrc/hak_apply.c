@@ -29,6 +29,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <unistd.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 
 enum { SLOTS_PER_TURN = 64, COMPLAIN_NS = 1000 * HAK_MS, FILL_NS = 250 * HAK_MS };
@@ -71,12 +72,6 @@ static bool can_update(const struct hak_flow *here, const struct hak_flow *f)
 				     : here->have & HAK_HAS_MASTER && !(f->status & IPS_EXPECTED))
 		return false;
 	return f->have & HAK_HAS_LABELS || !memcmp(here->labels, none, sizeof none);
-}
-
-static bool same_flow(const struct hak_flow *x, const struct hak_flow *y)
-{
-	return x->l3 == y->l3 && x->l4proto == y->l4proto && x->zone == y->zone &&
-	       x->zone_dir == y->zone_dir && hak_tuple_equal(&x->orig, &y->orig);
 }
 
 /* ---- one synchronous call -------------------------------------------- */
@@ -194,12 +189,12 @@ static int create(struct hak_apply *a, const struct hak_flow *f)
 	form.excl = true;
 	err = call(a, hak_ct_put_create, f, form);
 	if (err == ENOENT && f->have & HAK_HAS_MASTER) {
-		form.no_master = true;
+		form.no_master = a->reduced = true;
 		hak_count(&a->e->stats, HAK_STAT_APPLY_NO_MASTER);
 		err = call(a, hak_ct_put_create, f, form);
 	}
 	if (err == EOPNOTSUPP && f->have & HAK_HAS_HELPER) {
-		form.no_helper = true;
+		form.no_helper = a->reduced = true;
 		hak_count(&a->e->stats, HAK_STAT_APPLY_NO_HELPER);
 		err = call(a, hak_ct_put_create, f, form);
 	}
@@ -218,7 +213,7 @@ static int update(struct hak_apply *a, const struct hak_flow *f)
 		err = call(a, hak_ct_put_update, f, form);
 	}
 	if (err == ENOSPC && f->have & HAK_HAS_LABELS) {
-		form.no_labels = true;
+		form.no_labels = a->reduced = true;
 		hak_count(&a->e->stats, HAK_STAT_APPLY_NO_LABELS);
 		err = call(a, hak_ct_put_update, f, form);
 	}
@@ -328,10 +323,12 @@ static int put_expect(struct hak_apply *a, const struct hak_record *rec)
 	return hak_apply_call(a, &w, seq, NULL);
 }
 
-static void cure(struct hak_apply *a, const struct hak_record *rec)
+/* True: the kernel has it as it was told. */
+static bool cure(struct hak_apply *a, const struct hak_record *rec)
 {
 	int err = 0;
 
+	a->reduced = false;
 	switch (rec->type) {
 	case HAK_REC_FLOW_NEW:
 	case HAK_REC_FLOW_SYNC:
@@ -348,6 +345,7 @@ static void cure(struct hak_apply *a, const struct hak_record *rec)
 	}
 	if (err)
 		complain(a, err, rec);
+	return !err && !a->reduced;
 }
 
 /* ---- batches --------------------------------------------------------- */
@@ -461,7 +459,8 @@ static void flush_live(struct hak_apply *a)
 	for (unsigned i = 0; i < a->n; i++) {
 		const struct hak_record *rec = &a->recs[i];
 
-		if (!a->result[i]) {
+		a->kept[i] = !a->result[i];
+		if (a->kept[i]) {
 			count_done(a, rec->type, 1);
 			continue;
 		}
@@ -469,9 +468,9 @@ static void flush_live(struct hak_apply *a)
 			hak_count(&a->e->stats, HAK_STAT_APPLY_GONE);
 			continue;
 		}
-		cure(a, rec);
+		a->kept[i] = cure(a, rec);
 		for (unsigned k = i + 1; k < a->n; k++)
-			if (!a->result[k] && same_flow(&a->recs[k].flow, &rec->flow))
+			if (!a->result[k] && hak_same_flow(&a->recs[k].flow, &rec->flow))
 				a->result[k] = EAGAIN;	/* again, after the cure */
 	}
 }
@@ -532,9 +531,8 @@ static void flush_copy(struct hak_apply *a)
 	}
 	transact(a, &w, base);
 	for (unsigned i = 0; i < a->n; i++) {
-		if (a->result[i])
-			cure(a, &a->recs[i]);
-		else
+		a->kept[i] = a->result[i] ? cure(a, &a->recs[i]) : true;
+		if (!a->result[i])
 			count_done(a, a->seen[i] ? HAK_REC_FLOW_UPDATE : HAK_REC_FLOW_NEW, 1);
 	}
 	a->exists = here * 2 >= a->n;
@@ -555,6 +553,8 @@ static void flush_new_copy(struct hak_apply *a)
 
 static void flush(struct hak_apply *a)
 {
+	struct hak_digest *d = &a->e->rx_digest;
+
 	if (!a->n)
 		return;
 	hak_count_n(&a->e->stats, HAK_STAT_APPLIED, a->n);
@@ -566,6 +566,10 @@ static void flush(struct hak_apply *a)
 		flush_copy(a);
 	else
 		flush_new_copy(a);
+	/* Of a copy into nothing, what this kernel took is the proof. */
+	for (unsigned i = 0; a->copying && d->open && d->copying && i < a->n; i++)
+		if (a->kept[i])
+			hak_digest_add_flow(d, &a->recs[i].flow);
 	a->n = 0;
 }
 
@@ -589,8 +593,7 @@ static bool on_record(struct hak_apply *a)
 	struct hak_record *rec = &a->recs[a->n];
 	bool copying = rec->type == HAK_REC_FLOW_SYNC;
 
-	if (a->e->rx_digest.open)
-		hak_recon_touch(a, rec);
+	hak_recon_touch(a, rec);
 	switch (rec->type) {
 	case HAK_REC_FLOW_NEW:
 	case HAK_REC_FLOW_UPDATE:
@@ -624,7 +627,7 @@ static bool on_record(struct hak_apply *a)
 			complain(a, err, &r);
 		break;
 	case HAK_REC_SYNC_BEGIN:
-		hak_sync_on_begin(a, r.sync.generation);
+		hak_sync_on_begin(a, r.sync.generation, r.sync.sums, r.sync.bits);
 		break;
 	case HAK_REC_SYNC_END:
 		hak_sync_on_end(a, r.sync.generation, r.sync.entries);
@@ -754,6 +757,7 @@ void *hak_apply_main(void *engine)
 
 	memset(&a, 0, sizeof a);
 	a.e = e;
+	a.buckets_fd = -1;
 	a.expect_larval = HAK_EXPECT_LARVAL;
 	while (!atomic_load(&e->stop)) {
 		uint64_t wait;
@@ -776,5 +780,7 @@ void *hak_apply_main(void *engine)
 		pthread_mutex_unlock(&e->q_lock);
 		hak_apply_wait(&a, wait);
 	}
+	if (a.buckets_fd >= 0)
+		close(a.buckets_fd);
 	return NULL;
 }

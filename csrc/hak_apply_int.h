@@ -74,6 +74,8 @@ struct hak_apply {
 	int result[HAK_BATCH];		/* errno of each, 0 = done */
 	uint8_t seen[HAK_BATCH];	/* SYNC: 0 absent, 1 to be updated, 2 replaced */
 	bool differs[HAK_BATCH];	/* SYNC: present, but not as it should be */
+	bool kept[HAK_BATCH];		/* the kernel has it as it was told */
+	bool reduced;			/* the last cure left something out */
 	uint64_t seq;			/* of the datagram that is being applied */
 	uint64_t complained_ns;		/* last apply.error event */
 	uint64_t full_ns;		/* last table.full event */
@@ -109,6 +111,8 @@ struct hak_apply {
 
 	/* the copy */
 	bool scoped;			/* of marked slots only */
+	bool empty;			/* there was nothing of ours before it */
+	bool unread;			/* proved by what our kernel took, not by what it lists */
 	uint32_t generation;
 	uint64_t mark_ns;		/* when the larval timeout in use was chosen */
 	uint32_t expect_larval;		/* the same for expectations, seconds */
@@ -120,6 +124,8 @@ struct hak_apply {
 	enum hak_pass pass;
 	bool purge_all;
 	uint64_t pass_began, pass_next, pass_done;
+	const uint64_t *some;		/* no listing, but a look at those in these slots */
+	int buckets_fd;
 	unsigned pass_buckets;
 	bool pass_disturbed;		/* the hash table was resized under it */
 	uint32_t longest;		/* of a survey, or of the sums: seconds */
@@ -158,7 +164,8 @@ bool hak_apply_ours(const struct hak_engine *e, const struct hak_flow *f);
 void hak_apply_phase(struct hak_apply *a, enum hak_phase phase);
 void hak_copy_begin(struct hak_apply *a, bool scoped);
 void hak_copy_ask(struct hak_apply *a);
-void hak_sync_on_begin(struct hak_apply *a, uint32_t generation);
+/* sums, bits: what is sent is summed up as that round; 0: it is not */
+void hak_sync_on_begin(struct hak_apply *a, uint32_t generation, uint32_t sums, uint8_t bits);
 void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries);
 /* Do a little; returns how many ns until there is more to do (UINT64_MAX: wait). */
 uint64_t hak_sync_step(struct hak_apply *a);
@@ -187,6 +194,7 @@ void hak_recon_start(struct hak_apply *a, const struct hak_verify *v);
 void hak_recon_off(struct hak_apply *a);
 /* A record of the comparison.  HAK_EFORMAT: it is none. */
 enum hak_err hak_recon_on_record(struct hak_apply *a, uint8_t type, struct hak_rd body);
+void hak_recon_sums(struct hak_apply *a, uint8_t bits);	/* as the present round */
 void hak_recon_touch(struct hak_apply *a, const struct hak_record *rec);
 void hak_recon_sum(struct hak_apply *a, const struct hak_flow *f);
 void hak_recon_sum_expect(struct hak_apply *a, const struct hak_expect *x);

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 
 enum {
@@ -29,7 +30,8 @@ enum {
 	WAITING_NS = 250 * HAK_MS,	/* the first look; each one waits twice as long */
 	WAITING_LOOKS = 5,
 	TRAP_QUIET_NS = 500 * HAK_MS,	/* then an incident is over, and told */
-	BUSY_NS = 5 * HAK_MS,		/* a listing's chunk that late goes before events */
+	BUSY_NS = 5 * HAK_MS,		/* a listing that waits so long goes before events, */
+	BUSY_SHARE_NS = 1 * HAK_MS,	/* for as long as this */
 };
 
 #define TRAP_LONGEST_NS (60000 * (uint64_t)HAK_MS)	/* then the peer will not take over */
@@ -144,8 +146,14 @@ void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f)
 			(void)hak_hold_drop(e->hold, f, hash);
 	}
 	PUT(e, hak_wire_put_flow, type, f);
-	if (e->tx_digest.open)
+	if (e->tx_digest.open && e->tx_digest.copying && type == HAK_REC_FLOW_SYNC)
+		hak_digest_add_flow(&e->tx_digest, f);
+	else if (e->tx_digest.open)
 		hak_bit_set(e->tx_digest.dirty, hak_digest_slot(&e->tx_digest, f));
+	/* a change makes nobody appear, but by mark */
+	if (e->tx_roll.whole && type != HAK_REC_FLOW_DESTROY &&
+	    (type != HAK_REC_FLOW_UPDATE || e->cfg.policy.mark_mask))
+		hak_roll_add(&e->tx_roll, f);
 }
 
 void hak_say_expect(struct hak_engine *e, uint8_t type, const struct hak_expect *x)
@@ -155,7 +163,7 @@ void hak_say_expect(struct hak_engine *e, uint8_t type, const struct hak_expect 
 		hak_bit_set(e->tx_digest.dirty, hak_digest_expect_slot(&e->tx_digest, x));
 }
 
-static void say_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body)
+void hak_say_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body)
 {
 	PUT(e, hak_wire_put_raw, type, body->base, hak_wr_len(body));
 }
@@ -168,7 +176,7 @@ void hak_say_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b,
 	hak_wr_u32(&w, a);
 	if (has_b)
 		hak_wr_u64(&w, b);
-	say_raw(e, type, &w);
+	hak_say_raw(e, type, &w);
 }
 
 /* ---- reading one entry ----------------------------------------------- */
@@ -639,9 +647,9 @@ static void active_round(struct hak_capture *c)
 		{ .fd = e->wake_capture, .events = POLLIN },
 		{ .fd = e->trap.fd, .events = POLLIN },
 	};
-	uint32_t asked, round;
+	uint32_t asked, round, sums;
 	uint8_t drain;
-	bool more;
+	bool more, listed = false;
 
 	/* one that trickles is not to wait for whoever runs; see hak_lent.c */
 	hak_prefer(&c->preferred, !c->nap_ns && !c->listing);
@@ -659,6 +667,7 @@ static void active_round(struct hak_capture *c)
 	asked = e->sync_asked;
 	e->sync_asked = 0;
 	round = e->sync_round;
+	sums = e->sync_sums;
 	drain = e->drain_asked;
 	c->mail.type = 0;
 	if (e->mail.type)
@@ -671,23 +680,31 @@ static void active_round(struct hak_capture *c)
 	}
 	hak_list_mail(c);
 	if (asked)
-		hak_list_begin(c, asked, round);
+		hak_list_begin(c, asked, round, sums);
 	now = hak_now();
 	/* Events come first, but under a load that never ends the tables must become
 	 * equal all the same. */
-	if (c->listing && now >= c->list_next + (more ? BUSY_NS : 0) && hak_room(e))
-		hak_list_chunk(c);
+	if (c->listing && (!more || now >= c->list_last + BUSY_NS) && hak_room(e)) {
+		hak_list_some(c, more ? BUSY_SHARE_NS : c->nap_ns);
+		listed = true;
+	}
 	/* A datagram costs as much as ten events: one that has little in it may wait for
-	 * the next nap's. */
-	c->kept = c->nap_ns && !c->kept && !c->listing && hak_wr_len(&e->batch) < KEEP_BELOW;
+	 * what comes after the nap, or with a listing's next chunk. */
+	c->kept = !c->kept && hak_wr_len(&e->batch) < KEEP_BELOW &&
+		  (c->listing ? listed : c->nap_ns != 0);
 	if (!c->kept)
 		hak_say_flush(e);
 
 	now = hak_now();
 	measure(c, now);
+	hak_list_rest(c, now);
 	adapt_due = hak_adapt(c, now);
 	if (more)
 		return;
+	if (listed) {
+		(void)poke(c, now);
+		return;
+	}
 	if (c->nap_ns) {
 		struct timespec nap = { .tv_nsec = (long)c->nap_ns };
 
@@ -699,14 +716,8 @@ static void active_round(struct hak_capture *c)
 	c->kept = false;
 	if (poke(c, now))
 		wait = POKE_NS;
-	if (c->listing) {
-		uint64_t until = c->list_next > now ? c->list_next - now : 0;
-
-		if (!hak_room(e) && until < HAK_MS)
-			until = HAK_MS;
-		if (until < wait)
-			wait = until;
-	}
+	if (c->listing && wait > HAK_MS)
+		wait = HAK_MS;			/* for room; no acknowledgement wakes us */
 	if (adapt_due < fetch_due)
 		fetch_due = adapt_due;
 	if (fetch_due != UINT64_MAX) {
@@ -731,6 +742,7 @@ void *hak_capture_main(void *engine)
 
 	memset(&c, 0, sizeof c);
 	c.e = e;
+	c.buckets_fd = -1;
 	for (unsigned i = 0; i < HAK_READ_BATCH; i++) {
 		c.iov[i] = (struct iovec){ c.bytes[i], HAK_READ_BUF };
 		c.mm[i].msg_hdr = (struct msghdr){ .msg_iov = &c.iov[i], .msg_iovlen = 1 };
@@ -757,5 +769,7 @@ void *hak_capture_main(void *engine)
 		(void)poll(&p, 1, 1000);
 		hak_unwake(e->wake_capture);
 	}
+	if (c.buckets_fd >= 0)
+		close(c.buckets_fd);
 	return NULL;
 }

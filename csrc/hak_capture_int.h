@@ -12,6 +12,8 @@ enum {
 	HAK_READ_BUF = 2048 + 64,
 	HAK_EARLY = 16,			/* the youngest win */
 	HAK_MASTERS = 8,		/* generations of them; H.323 has four */
+	/* of a listing: some 35 entries, 60 us for which the kernel looks at no packet */
+	HAK_LIST_CHUNK = 8192,
 };
 
 enum hak_listing {
@@ -36,8 +38,10 @@ struct hak_capture {
 	enum hak_listing listing;
 	uint32_t generation;		/* of the copy */
 	bool scoped;			/* only the marked slots */
-	uint64_t list_began, list_sent, list_next;	/* ns, entries, ns */
+	uint64_t list_began, list_sent, list_last;	/* ns, entries, ns */
+	int buckets_fd;
 	unsigned list_buckets;
+	const uint64_t *some;		/* no listing, but a look at those in these slots */
 	bool list_echo;			/* of a copy: events from before its end may still come */
 	bool list_disturbed;		/* the hash table was resized under it */
 
@@ -54,12 +58,13 @@ struct hak_capture {
 	struct mmsghdr mm[HAK_READ_BATCH];
 	struct iovec iov[HAK_READ_BATCH];
 	uint8_t bytes[HAK_READ_BATCH][HAK_READ_BUF];
-	uint8_t chunk[HAK_NL_BUF];
+	uint8_t chunk[HAK_LIST_CHUNK];
 };
 
 /* hak_capture.c: append a record to the open payload, send what is in it. */
 void hak_say_flow(struct hak_engine *e, uint8_t type, const struct hak_flow *f);
 void hak_say_expect(struct hak_engine *e, uint8_t type, const struct hak_expect *x);
+void hak_say_raw(struct hak_engine *e, uint8_t type, const struct hak_wr *body);
 void hak_say_numbers(struct hak_engine *e, uint8_t type, uint32_t a, bool has_b, uint64_t b);
 void hak_say_flush(struct hak_engine *e);
 bool hak_room(struct hak_engine *e);
@@ -94,8 +99,13 @@ uint64_t hak_adapt(struct hak_capture *c, uint64_t now);
 
 /* hak_list.c */
 void hak_list_touch(struct hak_engine *e, const struct hak_flow *f);
-void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round);
-void hak_list_chunk(struct hak_capture *c);
+/* round: of the marked slots, 0: of all; sums: 0, or the round that it is summed up as */
+void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round, uint32_t sums);
+/* A chunk, and more for so many ns while there is room; events come first, so it is
+ * called when none wait. */
+void hak_list_some(struct hak_capture *c, uint64_t ns);
+/* Forget who is in the table, if nobody asked for long. */
+void hak_list_rest(struct hak_capture *c, uint64_t now);
 /* What the peer asked about the comparison; c->mail holds it. */
 void hak_list_mail(struct hak_capture *c);
 void hak_list_off(struct hak_capture *c);

@@ -39,7 +39,7 @@ void hak_digest_free(struct hak_digest *d)
 
 void hak_digest_rest(struct hak_digest *d)
 {
-	d->open = false;
+	d->open = d->copying = false;
 	(void)madvise(d->sums, SUMS_SIZE, MADV_DONTNEED);
 }
 
@@ -84,6 +84,7 @@ void hak_digest_begin(struct hak_digest *d, unsigned bits, const uint8_t session
 		d->scope[i] = ~(uint64_t)0;
 	}
 	d->open = true;
+	d->copying = false;
 }
 
 void hak_digest_again(struct hak_digest *d)
@@ -94,6 +95,7 @@ void hak_digest_again(struct hak_digest *d)
 		d->dirty[i] = d->marked[i] = 0;
 	}
 	d->open = true;
+	d->copying = false;
 }
 
 /* ---- entries --------------------------------------------------------- */
@@ -243,6 +245,15 @@ uint64_t hak_digest_marks(const struct hak_digest *d)
 
 	for (uint32_t i = 0; i < words(d); i++)
 		n += (unsigned)__builtin_popcountll(d->marked[i]);
+	return n;
+}
+
+uint64_t hak_digest_scope(const struct hak_digest *d)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < words(d); i++)
+		n += (unsigned)__builtin_popcountll(d->scope[i]);
 	return n;
 }
 

@@ -40,7 +40,8 @@ struct hak_digest {
 	uint64_t *sums;			/* 2^HAK_DIGEST_BITS_MAX of them, owned */
 	uint64_t *dirty, *scope, *marked;	/* bitmaps over the slots, owned */
 	unsigned bits;
-	bool open;			/* records make slots dirty */
+	bool open;			/* records make slots dirty, */
+	bool copying;			/* but for those of a copy, which are summed up */
 	uint8_t key[HAK_SIPHASH_KEY];
 };
 
@@ -91,6 +92,8 @@ uint64_t hak_digest_marks(const struct hak_digest *d);
 void hak_digest_keep_marks(const struct hak_digest *d, uint64_t *map);
 /* The same, added to what the map has.  True: it had some of them before. */
 bool hak_digest_join_marks(const struct hak_digest *d, uint64_t *map);
+/* How many slots a round looks at. */
+uint64_t hak_digest_scope(const struct hak_digest *d);
 /* Mark what is still dirty.  How many are. */
 uint64_t hak_digest_dirty(const struct hak_digest *d);
 void hak_digest_mark_dirty(struct hak_digest *d);

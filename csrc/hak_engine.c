@@ -226,6 +226,8 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("memory for the stream", hak_rx_init(&e->rx));
 	TRY("memory for digests", hak_digest_init(&e->tx_digest));
 	TRY("memory for digests", hak_digest_init(&e->rx_digest));
+	TRY("memory for digests", hak_roll_init(&e->tx_roll));
+	TRY("memory for digests", hak_roll_init(&e->rx_roll));
 	if (e->cfg.policy.min_ms || e->cfg.adaptive)
 		TRY("memory for young connections", hak_hold_new(&e->hold));
 	TRY("conntrack netlink socket", hak_nl_open(&e->events_nl, HAK_NL_EVENT_BUF));
@@ -362,6 +364,8 @@ void hak_engine_free(struct hak_engine *e)
 	hak_rx_free(&e->rx);
 	hak_digest_free(&e->tx_digest);
 	hak_digest_free(&e->rx_digest);
+	hak_roll_free(&e->tx_roll);
+	hak_roll_free(&e->rx_roll);
 	hak_hold_free(e->hold);
 	for (int *fd = (int[]){ e->wake_io, e->wake_capture, e->wake_apply, e->event_fd, -2 };
 	     *fd != -2; fd++)

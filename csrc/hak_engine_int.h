@@ -35,6 +35,7 @@
 #include "hak_hold.h"
 #include "hak_nl.h"
 #include "hak_replay.h"
+#include "hak_roll.h"
 #include "hak_stream.h"
 #include "hak_suspect.h"
 #include "hak_trap.h"
@@ -196,7 +197,7 @@ struct hak_engine {
 	unsigned new_n_psk;		/* 0: none */
 	struct hak_asks wants;		/* apply -> io: ask the peer for these */
 	struct hak_asks fetches;	/* io, capture -> capture: read these and send */
-	uint32_t sync_asked, sync_round;	/* io -> capture: generation to list, 0 none */
+	uint32_t sync_asked, sync_round, sync_sums;	/* io -> capture: generation to list, 0 none */
 	struct hak_mail mail;		/* io -> capture: the peer's latest question */
 	struct hak_mail wish;		/* apply, control -> io */
 	struct hak_table table;		/* how equal the tables are */
@@ -231,6 +232,7 @@ struct hak_engine {
 	uint8_t batch_bytes[HAK_PAYLOAD_MAX];
 	uint8_t touched[HAK_TOUCHED_BITS / 8];
 	struct hak_digest tx_digest;
+	struct hak_roll tx_roll;
 	struct hak_hold *hold;		/* NULL: none are ever held back */
 	_Atomic uint32_t held;
 	_Atomic uint32_t pressure;	/* level, and its cause << 8 */
@@ -250,6 +252,7 @@ struct hak_engine {
 	struct hak_nl apply_nl, survey_nl;
 	struct hak_nl reap_nl;		/* what it does is published, unlike apply_nl's */
 	struct hak_digest rx_digest;
+	struct hak_roll rx_roll;
 	_Atomic uint32_t larval_timeout;
 	_Atomic bool synced;
 	_Atomic bool sync_needed;

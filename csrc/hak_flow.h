@@ -179,4 +179,11 @@ static inline bool hak_tuple_equal(const struct hak_tuple *a, const struct hak_t
 	return !memcmp(a, b, sizeof *a);
 }
 
+/* The same identity, but for the reply tuple. */
+static inline bool hak_same_flow(const struct hak_flow *x, const struct hak_flow *y)
+{
+	return x->l3 == y->l3 && x->l4proto == y->l4proto && x->zone == y->zone &&
+	       x->zone_dir == y->zone_dir && hak_tuple_equal(&x->orig, &y->orig);
+}
+
 #endif

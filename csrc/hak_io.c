@@ -357,6 +357,7 @@ static bool on_control(struct hak_io *io, unsigned link, uint64_t seq, struct ha
 			pthread_mutex_lock(&e->q_lock);
 			e->sync_asked = rec.sync.generation;
 			e->sync_round = rec.sync.round;
+			e->sync_sums = rec.sync.sums;
 			pthread_mutex_unlock(&e->q_lock);
 			hak_wake(e->wake_capture);
 			break;

@@ -13,7 +13,9 @@
  * anew, one by one, and so is current.  Together with in-order delivery a copy needs
  * no lock and no memory of entries.  For sums, such slots are dirty.
  *
- * Listings are unfiltered and take half of the thread's time at most.
+ * Listings are unfiltered.  Between two chunks the events have their turn, and the
+ * kernel its packets, which it does not look at while it fills a chunk: so chunks are
+ * small here, where packets are forwarded.  Nothing else holds a listing up.
  */
 #include "hak_capture_int.h"
 #include "hak_siphash.h"
@@ -24,7 +26,11 @@ enum {
 	DIFFERENT = 8,			/* a table this many times larger: copy it all */
 	FEW = 64,
 	DRAIN_ROUNDS = 1000,
+	LOOK_SCAN = 2048, LOOK_FETCH = 32,	/* some 100 us each */
 };
+
+/* Longer than a passive node takes for its own part of a round. */
+#define KEEP_NS (30000 * (uint64_t)HAK_MS)
 
 /* ---- what was touched since the listing's chunk was made ------------- */
 
@@ -54,6 +60,21 @@ static bool summing(const struct hak_capture *c)
 	return c->listing == HAK_LIST_DIGEST || c->listing == HAK_LIST_DIGEST_EXPECTS;
 }
 
+/* Some slots, and we know who is in them. */
+static const uint64_t *few(const struct hak_capture *c)
+{
+	const struct hak_engine *e = c->e;
+	const struct hak_digest *d = &e->tx_digest;
+
+	if (!e->tx_roll.whole)
+		return NULL;
+	if (c->listing == HAK_LIST_DIGEST)
+		return c->round % HAK_ROUND_STEPS && hak_digest_scope(d) <= HAK_ROLL_SLOTS ?
+		       d->scope : NULL;
+	return c->listing == HAK_LIST_FLOWS && c->scoped && hak_digest_marks(d) <= HAK_ROLL_SLOTS ?
+	       d->marked : NULL;
+}
+
 static bool list_request(struct hak_capture *c)
 {
 	struct hak_engine *e = c->e;
@@ -61,15 +82,22 @@ static bool list_request(struct hak_capture *c)
 	struct hak_wr w = hak_wr_on(buf, sizeof buf);
 	uint32_t seq = ++e->list_nl.seq;
 
+	memset(e->touched, 0, sizeof e->touched);
+	c->list_disturbed = false;
+	c->some = few(c);
+	if (c->some) {
+		hak_roll_look(&e->tx_roll);
+		return true;
+	}
+	if (c->listing == HAK_LIST_DIGEST && c->round % HAK_ROUND_STEPS == 0)
+		hak_roll_begin(&e->tx_roll);
 	/* A listing that was cut short leaves its socket busy: a new one. */
 	hak_nl_close(&e->list_nl);
 	if (hak_nl_open(&e->list_nl, HAK_NL_CALL_BUF))
 		return false;
 	if (expects(c->listing) ? hak_exp_put_list(&w, seq) : hak_ct_put_list(&w, seq))
 		return false;
-	memset(e->touched, 0, sizeof e->touched);
-	c->list_buckets = hak_nl_buckets();
-	c->list_disturbed = false;
+	c->list_buckets = hak_nl_buckets(&c->buckets_fd);
 	return !hak_nl_send(&e->list_nl, &w);
 }
 
@@ -79,6 +107,7 @@ void hak_list_off(struct hak_capture *c)
 	c->round = 0;
 	c->closed = false;
 	hak_digest_rest(&c->e->tx_digest);
+	hak_roll_rest(&c->e->tx_roll);
 }
 
 /* The peer must not wait for an end that will not come: it asks anew. */
@@ -95,7 +124,6 @@ static void list_start(struct hak_capture *c, enum hak_listing what)
 	c->listing = what;
 	c->list_began = hak_now();
 	c->list_sent = 0;
-	c->list_next = 0;
 	if (!list_request(c))
 		list_abort(c);
 }
@@ -113,20 +141,6 @@ static void meet(struct hak_capture *c)
 	c->offer = 0;
 }
 
-/* round 0: all of the table.  A request that was overtaken, by the other link, by what
- * came after its copy would cut that short: so no generation is listed twice. */
-void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round)
-{
-	meet(c);
-	if (hak_now() < atomic_load(&c->e->trapped_until_ns) || generation == c->generation ||
-	    (round && (round != c->round || !c->closed)))
-		return;			/* of a comparison that is no more */
-	c->generation = generation;
-	c->scoped = round != 0;
-	hak_say_numbers(c->e, HAK_REC_SYNC_BEGIN, generation, false, 0);
-	list_start(c, HAK_LIST_FLOWS);
-}
-
 static void say_round(struct hak_capture *c, uint8_t type, uint32_t entries, uint8_t bits)
 {
 	struct hak_round r = { .round = c->round, .entries = entries, .bits = bits };
@@ -136,6 +150,54 @@ static void say_round(struct hak_capture *c, uint8_t type, uint32_t entries, uin
 		hak_say_flush(e);
 	hak_put_round(&e->batch, type, &r);
 	e->batch_records++;
+}
+
+static void sums_begin(struct hak_capture *c, uint32_t round, uint64_t entries)
+{
+	struct hak_engine *e = c->e;
+	uint8_t key[HAK_SIPHASH_KEY];
+	struct hak_wr k = hak_wr_on(key, sizeof key);
+
+	pthread_mutex_lock(&e->tx_lock);
+	hak_wr_copy(&k, e->now.digest_key, sizeof key);
+	pthread_mutex_unlock(&e->tx_lock);
+	hak_digest_begin(&e->tx_digest, hak_digest_bits(entries), key, round);
+	c->round = round;
+	c->closed = false;
+	c->chunks = 0;
+}
+
+static uint64_t own_entries(const struct hak_capture *c)
+{
+	int64_t n = hak_nl_table_count(&c->e->fetch_nl, NULL);
+
+	return n > 0 ? (uint64_t)n : 0;
+}
+
+/* A request that was overtaken, by the other link, by what came after its copy would cut
+ * that short: so no generation is listed twice. */
+void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round, uint32_t sums)
+{
+	uint8_t bytes[16];
+	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
+	struct hak_engine *e = c->e;
+
+	meet(c);
+	if (hak_now() < atomic_load(&e->trapped_until_ns) || generation == c->generation ||
+	    (round && (round != c->round || !c->closed)))
+		return;			/* of a comparison that is no more */
+	c->generation = generation;
+	c->scoped = round != 0;
+	hak_wr_u32(&w, generation);
+	if (!c->scoped && sums && sums % HAK_ROUND_STEPS == 0 && sums != c->round) {
+		sums_begin(c, sums, own_entries(c));
+		e->tx_digest.copying = true;
+		hak_roll_begin(&e->tx_roll);	/* each that is sent enters itself */
+		hak_wr_u32(&w, sums);
+		hak_wr_u8(&w, (uint8_t)e->tx_digest.bits);
+	}
+	hak_say_raw(e, HAK_REC_SYNC_BEGIN, &w);
+	list_start(c, HAK_LIST_FLOWS);
 }
 
 static void list_done(struct hak_capture *c)
@@ -229,11 +291,9 @@ static void send_expect(struct hak_capture *c, const struct hak_expect *x)
 		hak_say_expect(e, HAK_REC_EXP_NEW, x);
 }
 
-/* One chunk (some 130 entries); events come first, so it is called when none wait. */
-void hak_list_chunk(struct hak_capture *c)
+static void list_chunk(struct hak_capture *c)
 {
 	struct hak_engine *e = c->e;
-	uint64_t began = hak_now();
 	struct hak_rd r;
 	size_t n;
 
@@ -242,7 +302,7 @@ void hak_list_chunk(struct hak_capture *c)
 		return;
 	}
 	/* at each chunk: there and back again would look like nothing at the end */
-	c->list_disturbed |= hak_nl_buckets() != c->list_buckets;
+	c->list_disturbed |= hak_nl_buckets(&c->buckets_fd) != c->list_buckets;
 	r = hak_rd_on(c->chunk, n);
 	while (hak_rd_left(&r)) {
 		struct hak_ctmsg *m = &c->msg;
@@ -267,14 +327,62 @@ void hak_list_chunk(struct hak_capture *c)
 			else
 				send_expect(c, &m->expect);
 		} else if (summing(c)) {
+			if (c->round % HAK_ROUND_STEPS == 0)
+				hak_roll_add(&e->tx_roll, &m->flow);
 			sum_flow(c, &m->flow);
 		} else {
 			send_flow(c, &m->flow);
 		}
 	}
 	memset(e->touched, 0, sizeof e->touched);
-	/* half of the time at most, whatever the table's size */
-	c->list_next = hak_now() + (hak_now() - began);
+}
+
+/* The same for those who are known to be in the slots in question. */
+static void look_at_some(struct hak_capture *c)
+{
+	struct hak_engine *e = c->e;
+	unsigned scan = LOOK_SCAN;
+	struct hak_flow id, now;
+	bool found = true;
+
+	for (unsigned i = 0; found && i < LOOK_FETCH; i++) {
+		if (hak_roll_next(&e->tx_roll, &e->tx_digest, c->some, &scan, &id, &found)) {
+			/* too many: a listing after all */
+			if (summing(c))
+				hak_digest_restart(&e->tx_digest);
+			c->list_sent = 0;
+			if (!list_request(c))
+				list_abort(c);
+			return;
+		}
+		if (!found || !hak_fetch(e, &id, &now) || !hak_same_flow(&id, &now))
+			continue;
+		if (summing(c))
+			sum_flow(c, &now);
+		else
+			send_flow(c, &now);
+	}
+	if (hak_roll_looked(&e->tx_roll))
+		list_done(c);
+}
+
+void hak_list_some(struct hak_capture *c, uint64_t ns)
+{
+	uint64_t until = hak_now() + ns;
+
+	do {
+		if (c->some)
+			look_at_some(c);
+		else
+			list_chunk(c);
+	} while (c->listing && hak_now() < until && hak_room(c->e));
+	c->list_last = hak_now();
+}
+
+void hak_list_rest(struct hak_capture *c, uint64_t now)
+{
+	if (c->e->tx_roll.len && !c->listing && now - c->list_last > KEEP_NS)
+		hak_roll_rest(&c->e->tx_roll);
 }
 
 /* ---- what the peer asks ---------------------------------------------- */
@@ -283,8 +391,6 @@ static void round_begin(struct hak_capture *c, const struct hak_round *r)
 {
 	struct hak_engine *e = c->e;
 	bool first = r->round % HAK_ROUND_STEPS == 0;
-	uint8_t key[HAK_SIPHASH_KEY];
-	struct hak_wr k = hak_wr_on(key, sizeof key);
 	uint64_t own;
 
 	if (r->round == c->round)
@@ -292,24 +398,20 @@ static void round_begin(struct hak_capture *c, const struct hak_round *r)
 	/* A further step needs the one before it; without, the peer begins anew. */
 	if (!first && !(r->round == c->round + 1 && c->closed))
 		return;
-	c->round = r->round;
-	c->closed = false;
-	c->chunks = 0;
 	if (first) {
-		int64_t n = hak_nl_table_count(&e->fetch_nl, NULL);
-
-		own = n > 0 ? (uint64_t)n : 0;
+		own = own_entries(c);
+		c->round = r->round;
 		if (own > FEW && own / DIFFERENT > r->entries) {
 			say_round(c, HAK_REC_RECON_BEGIN, (uint32_t)own, 0);
 			hak_say_flush(e);
 			c->round = 0;
 			return;
 		}
-		pthread_mutex_lock(&e->tx_lock);
-		hak_wr_copy(&k, e->now.digest_key, sizeof key);
-		pthread_mutex_unlock(&e->tx_lock);
-		hak_digest_begin(&e->tx_digest, hak_digest_bits(own), key, c->round);
+		sums_begin(c, r->round, own);
 	} else {
+		c->round = r->round;
+		c->closed = false;
+		c->chunks = 0;
 		hak_digest_again(&e->tx_digest);
 	}
 	/* Before the records that make slots dirty over there as well. */

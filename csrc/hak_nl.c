@@ -184,14 +184,14 @@ enum hak_err hak_nl_recv(struct hak_nl *nl, void *buf, size_t size, int flags, s
 	return HAK_OK;
 }
 
-unsigned hak_nl_buckets(void)
+unsigned hak_nl_buckets(int *fd)
 {
-	int fd = open("/proc/sys/net/netfilter/nf_conntrack_buckets", O_RDONLY | O_CLOEXEC);
 	char text[24] = "";
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	ssize_t n;
 
-	if (fd >= 0)
-		close(fd);
+	if (*fd < 0)
+		*fd = open("/proc/sys/net/netfilter/nf_conntrack_buckets", O_RDONLY | O_CLOEXEC);
+	n = *fd < 0 ? -1 : pread(*fd, text, sizeof text - 1, 0);
 	return n > 0 ? (unsigned)strtoul(text, NULL, 10) : 0;
 }
 

@@ -42,8 +42,9 @@ enum hak_err hak_nl_recv(struct hak_nl *nl, void *buf, size_t size, int flags, s
 /* Size of the conntrack hash table, 0 if unknown.  One for all namespaces.  A resize
  * during a listing makes the kernel leave entries out and repeat others without a
  * word (no NLM_F_DUMP_INTR), so whoever draws conclusions from what a listing did not
- * show compares this before and after it. */
-unsigned hak_nl_buckets(void);
+ * show compares this before and after it.  *fd: -1 before the first call; the caller
+ * closes it. */
+unsigned hak_nl_buckets(int *fd);
 /* Entries in this namespace's table; -1 and errno on failure.  *max (may be NULL): how
  * many it may hold, nf_conntrack_max; 0 if the kernel does not say. */
 int64_t hak_nl_table_count(struct hak_nl *nl, uint32_t *max);

@@ -74,6 +74,7 @@ void hak_recon_start(struct hak_apply *a, const struct hak_verify *v)
 	a->repair = !v || v->repair || a->joining;
 	a->verify_id = v ? v->id : 0;
 	a->told = false;
+	a->unread = false;
 	a->vain = 0;
 	a->began_ns = hak_now();
 	a->found = (struct hak_table){ 0 };
@@ -92,6 +93,7 @@ void hak_recon_off(struct hak_apply *a)
 	if (a->pass != HAK_PASS_SWEEP && a->pass != HAK_PASS_SWEEP_EXPECTS)
 		a->pass = HAK_PASS_NONE;
 	hak_digest_rest(&a->e->rx_digest);
+	hak_roll_rest(&a->e->rx_roll);
 	hak_apply_phase(a, HAK_PHASE_OFF);
 }
 
@@ -147,6 +149,8 @@ static void proved(struct hak_apply *a)
 	if (a->repair)
 		a->found.repaired = (uint32_t)n;
 	publish(a, a->repair || !n);
+	if (a->unread)			/* the scrub, if there is one, lists it at once */
+		a->scrub_ns = 0;
 	hak_recon_off(a);
 	hak_count(&e->stats, HAK_STAT_RECON_DONE);
 	if (a->repair)
@@ -194,12 +198,21 @@ void hak_recon_found(struct hak_apply *a, uint32_t *counter, const char *what,
 
 /* ---- a round --------------------------------------------------------- */
 
-static void on_begin(struct hak_apply *a, const struct hak_round *r)
+void hak_recon_sums(struct hak_apply *a, uint8_t bits)
 {
 	struct hak_engine *e = a->e;
 	uint8_t key[HAK_SIPHASH_KEY];
 	struct hak_wr k = hak_wr_on(key, sizeof key);
 
+	pthread_mutex_lock(&e->tx_lock);
+	hak_wr_copy(&k, e->now.digest_key, sizeof key);
+	pthread_mutex_unlock(&e->tx_lock);
+	hak_digest_begin(&e->rx_digest, bits, key, a->round);
+}
+
+static void on_begin(struct hak_apply *a, const struct hak_round *r)
+{
+	struct hak_engine *e = a->e;
 	if (a->phase != HAK_PHASE_WANT || r->round != a->round)
 		return;
 	hak_wish(e, NULL);
@@ -219,13 +232,10 @@ static void on_begin(struct hak_apply *a, const struct hak_round *r)
 		}
 		return;
 	}
-	pthread_mutex_lock(&e->tx_lock);
-	hak_wr_copy(&k, e->now.digest_key, sizeof key);
-	pthread_mutex_unlock(&e->tx_lock);
 	if (r->round % HAK_ROUND_STEPS)
 		hak_digest_again(&e->rx_digest);
 	else
-		hak_digest_begin(&e->rx_digest, r->bits, key, r->round);
+		hak_recon_sums(a, r->bits);
 	a->own_done = a->peer_done = false;
 	hak_apply_phase(a, HAK_PHASE_LISTING);
 	hak_count(&e->stats, HAK_STAT_RECON_ROUNDS);
@@ -237,6 +247,10 @@ void hak_recon_touch(struct hak_apply *a, const struct hak_record *rec)
 {
 	struct hak_digest *d = &a->e->rx_digest;
 
+	if (rec->type == HAK_REC_FLOW_NEW || rec->type == HAK_REC_FLOW_SYNC)
+		hak_roll_add(&a->e->rx_roll, &rec->flow);
+	if (!d->open || (d->copying && rec->type == HAK_REC_FLOW_SYNC))
+		return;
 	switch (rec->type) {
 	case HAK_REC_FLOW_NEW:
 	case HAK_REC_FLOW_UPDATE:
@@ -269,17 +283,21 @@ void hak_recon_sum_expect(struct hak_apply *a, const struct hak_expect *x)
 	hak_digest_add_expect(&a->e->rx_digest, x);
 }
 
-static void close_if_done(struct hak_apply *a)
+static void close_round(struct hak_apply *a)
 {
 	struct hak_round r = { .round = a->round };
 	uint8_t bytes[32];
 	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
 
-	if (a->phase != HAK_PHASE_LISTING || !a->own_done || !a->peer_done)
-		return;
 	hak_apply_phase(a, HAK_PHASE_CLOSING);
 	hak_put_round(&w, HAK_REC_RECON_CLOSE_WANT, &r);
 	hak_wish(a->e, &w);
+}
+
+static void close_if_done(struct hak_apply *a)
+{
+	if (a->phase == HAK_PHASE_LISTING && a->own_done && a->peer_done)
+		close_round(a);
 }
 
 void hak_recon_listed(struct hak_apply *a)
@@ -444,7 +462,9 @@ void hak_recon_counted(struct hak_apply *a)
 
 void hak_recon_copied(struct hak_apply *a)
 {
-	if (!a->scoped)
+	if (a->e->rx_digest.copying)
+		close_round(a);
+	else if (!a->scoped)
 		begin_anew(a);
 	else if (a->residue)
 		proved(a);

@@ -37,6 +37,7 @@ enum {
 	SLACK_S = 8,			/* of it, for rounding and for slow clocks */
 	TIMEOUT_MAX_S = 20 * 86400,	/* below what any HZ can hold */
 	RENEW_S = 86400,		/* a larva that old is renewed */
+	LOOK_SCAN = 4096, LOOK_FETCH = 64,	/* what is done at a time: some 200 us */
 	SWEEP_BELOW_S = 2 * 86400,	/* larval minus this: no natural one is there */
 	EXPECT_LARVAL_MAX = 10 * 86400,
 	EXPECT_S = 300,			/* nf_conntrack_ftp.c, _pptp.c, _sane.c, ... */
@@ -66,28 +67,64 @@ static bool of_expects(enum hak_pass pass)
 	       pass == HAK_PASS_SWEEP_EXPECTS;
 }
 
-bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass)
+static bool active_pass(enum hak_pass pass)
 {
-	struct hak_engine *e = a->e;
-	uint8_t buf[256];
-	struct hak_wr w = hak_wr_on(buf, sizeof buf);
-	unsigned buckets = hak_nl_buckets();
+	return pass == HAK_PASS_SWEEP || pass == HAK_PASS_SWEEP_EXPECTS ||
+	       pass == HAK_PASS_REAP || pass == HAK_PASS_LOOSEN;
+}
 
-	a->pass = HAK_PASS_NONE;
-	hak_nl_close(&e->survey_nl);		/* an unfinished listing blocks its socket */
-	if (hak_nl_open(&e->survey_nl, HAK_NL_CALL_BUF) ||
-	    (of_expects(pass) ? hak_exp_put_list(&w, ++e->survey_nl.seq)
-			      : hak_ct_put_list(&w, ++e->survey_nl.seq)) ||
-	    hak_nl_send(&e->survey_nl, &w))
-		return false;
+/* Some slots, and we know who is in them. */
+static const uint64_t *few(const struct hak_apply *a, enum hak_pass pass)
+{
+	const struct hak_engine *e = a->e;
+	const struct hak_digest *d = &e->rx_digest;
+
+	if (!e->rx_roll.whole)
+		return NULL;
+	if (pass == HAK_PASS_DIGEST)
+		return a->round % HAK_ROUND_STEPS && hak_digest_scope(d) <= HAK_ROLL_SLOTS ?
+		       d->scope : NULL;
+	return (pass == HAK_PASS_COUNT || pass == HAK_PASS_PURGE) && a->scoped &&
+	       !a->purge_all && hak_digest_marks(d) <= HAK_ROLL_SLOTS ? d->marked : NULL;
+}
+
+static void begun(struct hak_apply *a, enum hak_pass pass, unsigned buckets)
+{
 	a->pass = pass;
 	a->pass_began = hak_now();
 	a->pass_next = 0;
 	a->pass_done = 0;
 	a->pass_buckets = buckets;
 	a->pass_disturbed = false;
+}
+
+bool hak_pass_begin(struct hak_apply *a, enum hak_pass pass)
+{
+	struct hak_engine *e = a->e;
+	uint8_t buf[256];
+	struct hak_wr w = hak_wr_on(buf, sizeof buf);
+	unsigned buckets = hak_nl_buckets(&a->buckets_fd);
+
+	a->pass = HAK_PASS_NONE;
+	a->some = few(a, pass);
+	if (a->some) {
+		hak_roll_look(&e->rx_roll);
+		begun(a, pass, buckets);
+		return true;
+	}
+	if (pass == HAK_PASS_DIGEST && a->round % HAK_ROUND_STEPS == 0)
+		hak_roll_begin(&e->rx_roll);
+	hak_nl_close(&e->survey_nl);		/* an unfinished listing blocks its socket */
+	if (hak_nl_open(&e->survey_nl, HAK_NL_CALL_BUF) ||
+	    (of_expects(pass) ? hak_exp_put_list(&w, ++e->survey_nl.seq)
+			      : hak_ct_put_list(&w, ++e->survey_nl.seq)) ||
+	    hak_nl_send(&e->survey_nl, &w))
+		return false;
 	if (pass == HAK_PASS_DIGEST || pass == HAK_PASS_SURVEY)
 		a->longest = 0;
+	if (pass == HAK_PASS_SURVEY)
+		a->empty = true;
+	begun(a, pass, buckets);
 	return true;
 }
 
@@ -268,6 +305,55 @@ static void loosen(struct hak_apply *a, struct hak_wr *w, const struct hak_flow 
 		(void)hak_ct_put_timeout(w, ++a->e->apply_nl.seq, f, f->timeout, HAK_LIBERAL_SET);
 }
 
+static void on_entry(struct hak_apply *a, struct hak_wr *w, struct hak_flow *f)
+{
+	const struct hak_digest *d = &a->e->rx_digest;
+
+	if (!hak_apply_ours(a->e, f))
+		return;
+	if (a->pass == HAK_PASS_DIGEST)
+		sum_up(a, w, f);
+	else if (a->pass == HAK_PASS_SURVEY) {
+		a->empty = false;
+		if (f->timeout > a->longest)
+			a->longest = f->timeout;
+	}
+	else if (a->pass == HAK_PASS_OFFER)
+		hak_offer_see(a, f);
+	else if (a->pass == HAK_PASS_COUNT)
+		a->pass_done += hak_bit(d->marked, hak_digest_slot(d, f));
+	else if (a->pass == HAK_PASS_PURGE)
+		(void)purge(a, w, f);
+	else if (a->pass == HAK_PASS_SWEEP)
+		sweep(a, w, f);
+	else if (a->pass == HAK_PASS_LOOSEN)
+		loosen(a, w, f);
+	else if (a->pass == HAK_PASS_REAP && hak_gre_fixed(f))
+		hak_gre_look(a, f, natural(a, f));
+}
+
+/* The same as a chunk, of those who are known to be in the slots in question. */
+static bool look_at_some(struct hak_apply *a)
+{
+	struct hak_engine *e = a->e;
+	struct hak_wr w = hak_wr_on(a->out, sizeof a->out);
+	unsigned scan = LOOK_SCAN;
+	struct hak_ctmsg now;
+	struct hak_flow id;
+	bool found = true;
+
+	for (unsigned i = 0; found && i < LOOK_FETCH; i++) {
+		if (hak_roll_next(&e->rx_roll, &e->rx_digest, a->some, &scan, &id, &found)) {
+			a->pass_disturbed = true;	/* too many: a listing after all */
+			break;
+		}
+		if (found && !hak_apply_get(a, &id, &now) && hak_same_flow(&id, &now.flow))
+			on_entry(a, &w, &now.flow);
+	}
+	send_out(a, &w);
+	return a->pass_disturbed || hak_roll_looked(&e->rx_roll);
+}
+
 /* One chunk of the listing.  True: the pass is complete. */
 static bool pass_chunk(struct hak_apply *a)
 {
@@ -281,7 +367,7 @@ static bool pass_chunk(struct hak_apply *a)
 	if (hak_nl_recv(&e->survey_nl, a->chunk, sizeof a->chunk, 0, &n))
 		return true;
 	/* at each chunk: there and back again would look like nothing at the end */
-	a->pass_disturbed |= hak_nl_buckets() != a->pass_buckets;
+	a->pass_disturbed |= hak_nl_buckets(&a->buckets_fd) != a->pass_buckets;
 	r = hak_rd_on(a->chunk, n);
 	while (hak_rd_left(&r)) {
 		struct hak_ctmsg *m = &a->msg;
@@ -305,28 +391,14 @@ static bool pass_chunk(struct hak_apply *a)
 			continue;
 		}
 		f = m->flow;	/* the calls below decode into a->msg */
-		if (!hak_apply_ours(e, &f))
-			continue;
-		if (a->pass == HAK_PASS_DIGEST)
-			sum_up(a, &w, &f);
-		else if (a->pass == HAK_PASS_SURVEY && f.timeout > a->longest)
-			a->longest = f.timeout;
-		else if (a->pass == HAK_PASS_OFFER)
-			hak_offer_see(a, &f);
-		else if (a->pass == HAK_PASS_COUNT)
-			a->pass_done += hak_bit(e->rx_digest.marked,
-						hak_digest_slot(&e->rx_digest, &f));
-		else if (a->pass == HAK_PASS_PURGE)
-			(void)purge(a, &w, &f);
-		else if (a->pass == HAK_PASS_SWEEP)
-			sweep(a, &w, &f);
-		else if (a->pass == HAK_PASS_LOOSEN)
-			loosen(a, &w, &f);
-		else if (a->pass == HAK_PASS_REAP && hak_gre_fixed(&f))
-			hak_gre_look(a, &f, natural(a, &f));
+		if (a->pass == HAK_PASS_DIGEST && a->round % HAK_ROUND_STEPS == 0)
+			hak_roll_add(&e->rx_roll, &f);
+		on_entry(a, &w, &f);
 	}
 	send_out(a, &w);
-	a->pass_next = hak_now() + (hak_now() - began);		/* half of the time at most */
+	/* Where packets are forwarded, half of the time at most.  A passive node has nothing
+	 * else to do than what the stream brings, and that goes first. */
+	a->pass_next = active_pass(a->pass) ? hak_now() + (hak_now() - began) : 0;
 	return done;
 }
 
@@ -355,7 +427,7 @@ void hak_copy_begin(struct hak_apply *a, bool scoped)
 /* One that only looks needs no survey. */
 void hak_copy_ask(struct hak_apply *a)
 {
-	uint8_t bytes[16], body[8];
+	uint8_t bytes[16], body[12];
 	struct hak_wr w = hak_wr_on(bytes, sizeof bytes), b = hak_wr_on(body, sizeof body);
 
 	a->generation = a->generation + 1 ? a->generation + 1 : 1;
@@ -363,6 +435,8 @@ void hak_copy_ask(struct hak_apply *a)
 	hak_apply_phase(a, HAK_PHASE_ASKED);
 	hak_wr_u32(&b, a->generation);
 	hak_wr_u32(&b, a->scoped ? a->round : 0);
+	if (!a->scoped && a->round % HAK_ROUND_STEPS == 0)
+		hak_wr_u32(&b, a->round);
 	(void)hak_wire_put_raw(&w, HAK_REC_SYNC_WANT, body, hak_wr_len(&b));
 	hak_wish(a->e, &w);
 }
@@ -390,20 +464,32 @@ static void surveyed(struct hak_apply *a)
 	hak_copy_ask(a);
 }
 
-void hak_sync_on_begin(struct hak_apply *a, uint32_t generation)
+void hak_sync_on_begin(struct hak_apply *a, uint32_t generation, uint32_t sums, uint8_t bits)
 {
 	if (a->phase != HAK_PHASE_ASKED || generation != a->generation)
 		return;			/* of a copy we gave up */
 	hak_wish(a->e, NULL);
+	if (!a->scoped && sums && sums == a->round) {
+		hak_recon_sums(a, bits);
+		a->e->rx_digest.copying = a->unread = true;
+		hak_roll_begin(&a->e->rx_roll);
+	}
 	hak_apply_phase(a, HAK_PHASE_RUNNING);
 }
 
 void hak_sync_on_end(struct hak_apply *a, uint32_t generation, uint64_t entries)
 {
-	(void)entries;			/* told for the log; `copied` is our own count */
 	if (a->phase != HAK_PHASE_RUNNING || generation != a->generation)
 		return;
 	hak_apply_phase(a, HAK_PHASE_PURGE);
+	if (a->e->rx_digest.copying) {
+		a->peer_entries = (uint32_t)entries;
+		if (a->empty) {			/* all that is here is of the copy, or later */
+			hak_count(&a->e->stats, HAK_STAT_SYNCS_DONE);
+			hak_recon_copied(a);
+			return;
+		}
+	}
 	/* The second proof lists the table anyway, and can remove what it finds. */
 	a->purging = a->repair && a->scoped && !a->residue && (a->round + 1) % HAK_ROUND_STEPS;
 	if (a->purging)
@@ -490,12 +576,6 @@ static void pass_complete(struct hak_apply *a)
 	}
 }
 
-static bool active_pass(enum hak_pass pass)
-{
-	return pass == HAK_PASS_SWEEP || pass == HAK_PASS_SWEEP_EXPECTS ||
-	       pass == HAK_PASS_REAP || pass == HAK_PASS_LOOSEN;
-}
-
 static uint64_t passive_step(struct hak_apply *a)
 {
 	if (active_pass(a->pass))
@@ -550,7 +630,7 @@ uint64_t hak_sync_step(struct hak_apply *a)
 	now = hak_now();
 	if (now < a->pass_next)
 		return a->pass_next - now < wait ? a->pass_next - now : wait;
-	if (pass_chunk(a))
+	if (a->some ? look_at_some(a) : pass_chunk(a))
 		pass_complete(a);
 	return 0;
 }

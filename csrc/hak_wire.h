@@ -72,7 +72,7 @@ enum hak_rec {			/* record types */
 	HAK_REC_FLOW_SYNC = 4,	/* as NEW, but found by listing the table */
 	HAK_REC_EXP_NEW = 8,
 	HAK_REC_EXP_DESTROY = 9,
-	HAK_REC_SYNC_BEGIN = 16,/* u32 generation */
+	HAK_REC_SYNC_BEGIN = 16,/* u32 generation [, u32 round, u8 bits: summed up so] */
 	HAK_REC_SYNC_END = 17,	/* u32 generation, u64 entries sent */
 	HAK_REC_HANDOVER = 18,	/* u32 term: nothing of mine follows; take over */
 	HAK_REC_SYNC_LOST = 19,	/* u32 generation or 0: events, or a listing, were lost
@@ -89,8 +89,9 @@ enum hak_rec {			/* record types */
 	HAK_REC_STATUS = 65,	/* what the election needs to know of the sender */
 	HAK_REC_ACK = 66,	/* u64 next stream sequence wanted */
 	HAK_REC_NACK = 67,	/* n * (u64 first, u16 count) missing datagrams */
-	HAK_REC_SYNC_WANT = 68,	/* u32 generation [, u32 round]: list your table for me
-				 * [only the slots that were marked in that round] */
+	HAK_REC_SYNC_WANT = 68,	/* u32 generation [, u32 round [, u32 sums]]: list your table
+				 * for me [only the slots that were marked in that round]
+				 * [and sum up what you send, as that round] */
 	HAK_REC_FLOW_WANT = 69,	/* a tuple whose full record is wanted */
 	HAK_REC_BYE = 70,	/* orderly end of the sender's process */
 	HAK_REC_RECON_WANT = 71,	/* compare your table with mine */
@@ -197,7 +198,12 @@ struct hak_record {
 	union {
 		struct hak_flow flow;	/* FLOW_*, and FLOW_WANT (tuple only) */
 		struct hak_expect expect;
-		struct { uint32_t generation, round; uint64_t entries; } sync;
+		struct {
+			uint32_t generation, round;
+			uint64_t entries;
+			uint32_t sums;	/* the round that its records are summed up as, 0: none */
+			uint8_t bits;	/* of that */
+		} sync;
 		uint32_t term;
 		struct { uint32_t term; uint64_t seq; } prepare;
 		struct hak_rd body;	/* CONTROL and RECON records other than the

@@ -11,6 +11,7 @@
  * Not handled here: what a record does.  In particular nothing checks that NEW comes
  * before UPDATE, nor that a master exists; that is the appliers' matter.
  */
+#include "hak_digest.h"
 #include "hak_wire.h"
 
 #include <linux/netfilter/nf_conntrack_common.h>
@@ -474,6 +475,11 @@ static enum hak_err get_generation(struct hak_rd *b, struct hak_record *out, uns
 	out->sync.generation = hak_rd_u32(b);
 	out->sync.entries = out->type == HAK_REC_SYNC_END ? hak_rd_u64(b) : 0;
 	out->sync.round = out->type == HAK_REC_SYNC_WANT && hak_rd_left(b) ? hak_rd_u32(b) : 0;
+	out->sync.sums = out->type != HAK_REC_SYNC_END && hak_rd_left(b) ? hak_rd_u32(b) : 0;
+	out->sync.bits = out->type == HAK_REC_SYNC_BEGIN && out->sync.sums ? hak_rd_u8(b) : 0;
+	if (out->type == HAK_REC_SYNC_BEGIN && out->sync.sums &&
+	    (out->sync.bits < HAK_DIGEST_BITS_MIN || out->sync.bits > HAK_DIGEST_BITS_MAX))
+		return HAK_EFORMAT;
 	return b->bad ? HAK_EFORMAT : HAK_OK;
 }
 

@@ -509,7 +509,18 @@ static void test_other_records(void)
 	CASE("other records");
 	EQUAL(get("\x10\x04\0\0\1\2", 6, &rec, NULL), HAK_OK);
 	EQUAL(rec.sync.generation, 0x102);
-	EQUAL(get("\x10\x05\0\0\1\2x", 7, &rec, NULL), HAK_OK);	/* longer: a later version's */
+	EQUAL(rec.sync.sums, 0);
+	for (size_t n = 5; n < 9; n++) {
+		const char cut[] = { 0x10, (char)n, 0, 0, 1, 2, 0, 0, 0, 16, 20 };
+
+		EQUAL(get(cut, 2 + n, &rec, NULL), HAK_EFORMAT);
+	}
+	EQUAL(get("\x10\x09\0\0\1\2\0\0\0\x10\x14", 11, &rec, NULL), HAK_OK);
+	EQUAL(rec.sync.sums, 16);
+	EQUAL(rec.sync.bits, 20);
+	EQUAL(get("\x10\x0a\0\0\1\2\0\0\0\x10\x14x", 12, &rec, NULL), HAK_OK);	/* longer */
+	EQUAL(get("\x10\x09\0\0\1\2\0\0\0\x10\x0b", 11, &rec, NULL), HAK_EFORMAT);
+	EQUAL(get("\x10\x09\0\0\1\2\0\0\0\x10\x15", 11, &rec, NULL), HAK_EFORMAT);
 	EQUAL(get("\x10\x03\0\0\1", 5, &rec, NULL), HAK_EFORMAT);
 	EQUAL(get("\x11\x0c\0\0\0\1\0\0\0\0\0\0\1\0", 14, &rec, NULL), HAK_OK);
 	EQUAL(rec.sync.entries, 256);
@@ -518,6 +529,10 @@ static void test_other_records(void)
 	EQUAL(rec.term, 7);
 	EQUAL(get("\x44\x04\0\0\0\7", 6, &rec, NULL), HAK_OK);
 	EQUAL(rec.sync.generation, 7);
+	EQUAL(get("\x44\x0c\0\0\0\7\0\0\0\0\0\0\0\x20", 14, &rec, NULL), HAK_OK);
+	EQUAL(rec.sync.round, 0);
+	EQUAL(rec.sync.sums, 32);
+	EQUAL(get("\x44\x0b\0\0\0\7\0\0\0\0\0\0\0", 13, &rec, NULL), HAK_EFORMAT);
 	EQUAL(get("\x42\x02xy", 4, &rec, NULL), HAK_OK);
 	EQUAL(hak_rd_left(&rec.body), 2);
 	EQUAL(get("\x46\0", 2, &rec, NULL), HAK_OK);

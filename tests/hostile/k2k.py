@@ -158,9 +158,9 @@ def table(equal: int = 2, verified: int = 0, as_of: int = 0, *numbers: int) -> b
     return record(TABLE, struct.pack(">BIQ6I", equal, verified, as_of, *six))
 
 
-def sync_want(generation: int, number: int | None = None) -> bytes:
-    numbers = (generation,) if number is None else (generation, number)
-    return record(SYNC_WANT, struct.pack(f">{len(numbers)}I", *numbers))
+def sync_want(generation: int, *numbers: int) -> bytes:
+    """numbers: the round whose marks are meant, or 0; the round that it is summed up as."""
+    return record(SYNC_WANT, struct.pack(f">{1 + len(numbers)}I", generation, *numbers))
 
 
 def udp(kind: int, number: int, fields: bytes = b"") -> bytes:

@@ -261,7 +261,7 @@ def test_the_end_of_a_copy_twice(bench: Bench) -> None:
     asker, peer = Asker(bench), bench.peer
     number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
     peer.data(recon(RECON_BEGIN, number, 1, 0))  # of another size: all of it
-    generation = struct.unpack(">II", asker.asks(SYNC_WANT))[0]
+    generation = struct.unpack(">II", asker.asks(SYNC_WANT)[:8])[0]
     whole = [sync(SYNC_BEGIN, generation), udp(FLOW_SYNC, 9), sync(SYNC_END, generation, 1)]
     peer.data(*whole)
     again = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
@@ -275,9 +275,44 @@ def test_the_end_of_a_copy_twice(bench: Bench) -> None:
     assert ports(bench) == {9, 10, 11}
 
 
+def test_a_copy_that_is_its_own_proof(bench: Bench) -> None:
+    """What our kernel took of it is compared with what the peer says that it sent, and only
+    if the sums are of the round that was asked for."""
+    asker, peer = Asker(bench), bench.peer
+    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
+    peer.data(recon(RECON_BEGIN, number, 1, 0))
+    generation, of, sums_of = struct.unpack(">III", asker.asks(SYNC_WANT))
+    assert (of, sums_of) == (0, number)
+    peer.data(record(SYNC_BEGIN, struct.pack(">IIB", generation, number, 12)))
+    peer.data(udp(FLOW_SYNC, 9), sync(SYNC_END, generation, 1))
+    body = asker.asks(RECON_CLOSE_WANT)
+    assert ports(bench) == {9}
+    asker.wrong(number, RECON_CLOSE)
+    asker.still_asks(RECON_CLOSE_WANT, body)
+    peer.data(recon(RECON_CLOSE, number), recon_sums(number, 12, 0, [1]))
+    assert asker.asks(RECON_ASK)[:5] == struct.pack(">IB", number, 12)
+    assert not bench.side.engine.stream()["synced"]
+    assert ports(bench) == {9}
+
+
+@pytest.mark.parametrize("other", [0, 1, 17, 2**32 - 16])
+def test_a_copy_with_sums_of_another_round(bench: Bench, other: int) -> None:
+    """It is a copy, and proves nothing: the comparison begins anew."""
+    asker, peer = Asker(bench), bench.peer
+    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
+    peer.data(recon(RECON_BEGIN, number, 1, 0))
+    generation = struct.unpack(">III", asker.asks(SYNC_WANT))[0]
+    peer.data(record(SYNC_BEGIN, struct.pack(">IIB", generation, other, 12)))
+    peer.data(udp(FLOW_SYNC, 9), sync(SYNC_END, generation, 1))
+    assert struct.unpack(">IIB", asker.asks(RECON_WANT))[0] == number + 16
+    assert ports(bench) == {9}
+
+
 @pytest.mark.parametrize(
     "part",
     [
+        record(SYNC_BEGIN, struct.pack(">IIB", 1, 16, 11)),
+        record(SYNC_BEGIN, struct.pack(">IIB", 1, 16, 21)),
         recon(RECON_BEGIN, 16, 0, 11),
         recon(RECON_BEGIN, 16, 0, 21),
         recon(RECON_LISTED, 16, 0, 255),
@@ -493,6 +528,27 @@ def test_a_request_for_a_copy_that_was_overtaken(active: Bench) -> None:
     active.connect()
     active.peer.control(sync_want(8))
     teller.hear(SYNC_END)
+
+
+def test_a_copy_that_is_summed_up(active: Bench) -> None:
+    """As the round that was asked for, if it can be one; its sums are those of a round."""
+    teller, peer = Teller(active), active.peer
+    flows(active, ENTRIES)
+    for n, number in enumerate((0, 1, 17, 2**32 - 1)):
+        peer.control(sync_want(20 + n, 0, number))
+        assert teller.hear(SYNC_END)[0] == (SYNC_BEGIN, struct.pack(">I", 20 + n))
+        teller.silent(recon(RECON_CLOSE_WANT, number))
+    peer.control(sync_want(30, 0, 32))
+    assert teller.hear(SYNC_END)[0] == (SYNC_BEGIN, struct.pack(">IIB", 30, 32, 12))
+    teller.silent(*questions(32), recon(RECON_CLOSE_WANT, 16))
+    peer.control(recon(RECON_CLOSE_WANT, 32))
+    copied = teller.hear(RECON_SUMS)[-1][1][9:]
+    teller.begun(33)
+    teller.closed(33)
+    peer.control(sync_want(31, 0, 33))  # not a first one
+    assert teller.hear(SYNC_END)[0] == (SYNC_BEGIN, struct.pack(">I", 31))
+    assert len(copied) == 8
+    assert any(copied)
 
 
 def test_rounds_of_an_earlier_session(active: Bench) -> None:
