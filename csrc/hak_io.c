@@ -23,6 +23,7 @@ enum {
 	RX_BATCH = 32,
 	ACK_DELAY_MS = 2,		/* and while datagrams come faster than that: */
 	ACK_BUSY_MS = 8,
+	QUIET_MS = 1000,		/* then a stream is idle */
 	REKEY_MS = 1000,
 	WISH_MS = 100,			/* a wish not granted by then is told again */
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
@@ -56,6 +57,7 @@ struct io {
 	uint64_t beat_due, ack_due, hello_due, rekey_due;
 	struct hak_ack acked;		/* what we last told */
 	unsigned unacked;		/* datagrams since */
+	uint64_t data_ns;		/* when the last of them came */
 	bool ack_busy;
 	struct hak_rate rates[ASKED_KINDS];
 };
@@ -220,8 +222,9 @@ static void on_heartbeat(struct io *io, unsigned i, uint64_t seq, const struct h
 	 * one missed, it will get by a full copy when it steps down. */
 	if (atomic_load(&e->role) != HAK_PASSIVE)
 		return;
-	/* An acknowledgement that got lost is made good for here. */
-	owe_ack(io, now);
+	/* One that got lost is made good for here; of an idle stream our heartbeats tell. */
+	if (now - io->data_ns < ms(QUIET_MS) || atomic_load(&e->peer_prepares))
+		owe_ack(io, now);
 	pthread_mutex_lock(&e->rx_lock);
 	if (!e->rx_reset) {
 		if (h->stream_base > e->rx.next) {
@@ -492,6 +495,7 @@ static void on_data(struct io *io, uint64_t seq, const uint8_t *payload, size_t 
 	hak_count(&e->stats, HAK_STAT_RX_DATAGRAMS);
 	hak_count_n(&e->stats, HAK_STAT_RX_BYTES, n + HAK_HDR_LEN + HAK_TAG_LEN);
 	io->unacked++;
+	io->data_ns = now;
 	owe_ack(io, now);
 	if (ready && atomic_exchange(&e->apply_idle, false))
 		hak_wake(e->wake_apply);
@@ -703,8 +707,7 @@ static bool lonely(const struct io *io, uint64_t now)
 static uint64_t timers(struct io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
-	uint64_t due, next;
-	uint64_t wish_due;
+	uint64_t due, next, wish_due;
 
 	hak_take_keys(e);
 	hak_retire_keys(e, now);
