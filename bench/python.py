@@ -4,8 +4,7 @@ Two daemons run with every line of their Python counted (bench/counted.py), for 
 with a few connections and for as long with a hundred thousand events.  The difference,
 for each event more, is what the interpreter has to do with events.
 
-Not with none and with many: the daemon asks for its links twenty times a second, and
-reads an answer again if it differs from the last, as it does when packets are counted.
+Not with none and with many: a daemon that has nothing to tell does less by the clock.
 """
 
 from __future__ import annotations

@@ -32,8 +32,10 @@ static void put_links(struct hak_engine *e, struct hak_wr *w)
 void hak_send_heartbeats(struct hak_engine *e)
 {
 	uint32_t armed = atomic_load(&e->armed), prepare;
+	bool passive = atomic_load(&e->role) == HAK_PASSIVE;
 	uint64_t drained;
 	struct hak_status status;
+	struct hak_ack ack = { 0 };
 	struct hak_table table;
 
 	if (e->said_bye)
@@ -47,6 +49,12 @@ void hak_send_heartbeats(struct hak_engine *e)
 	drained = e->drained_seq;
 	pthread_mutex_unlock(&e->q_lock);
 	status.priority = atomic_load(&e->priority) + 1u;
+	if (passive) {
+		pthread_mutex_lock(&e->rx_lock);
+		if (!e->rx_reset)
+			ack = (struct hak_ack){ .next = e->rx.next, .applied = e->rx.applied };
+		pthread_mutex_unlock(&e->rx_lock);
+	}
 	for (unsigned i = 0; i < e->cfg.n_links; i++) {
 		const struct hak_link *l = &e->links[i];
 		uint64_t now = hak_now();
@@ -61,8 +69,10 @@ void hak_send_heartbeats(struct hak_engine *e)
 		hak_put_heartbeat(&w, &h);
 		hak_put_status(&w, &status);
 		/* from who compares to whom it is compared with */
-		if (atomic_load(&e->role) == HAK_PASSIVE)
+		if (passive) {
 			hak_put_table(&w, &table);
+			hak_put_ack(&w, &ack);
+		}
 		put_handover(&w, prepare, drained, armed);
 		put_links(e, &w);
 		hak_send_control(e, i, body, hak_wr_len(&w));

@@ -14,7 +14,7 @@
  *   tx_lock   sessions' sealing side, the sent ring, control sequence
  *   rx_lock   the held ring
  *   q_lock    small queues between threads, events to Python, peer and link facts
- * Order where two are needed: io_lock first, then tx_lock or rx_lock, then q_lock.
+ * Order where several are needed: io_lock, tx_lock, rx_lock, q_lock.
  *
  * The sessions' opening side belongs to whoever holds io_lock.
  */
@@ -23,9 +23,9 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
 #include "hak_announce.h"
 #include "hak_born.h"
+#include "hak_clock.h"
 #include "hak_closing.h"
 #include "hak_crypto.h"
 #include "hak_ct.h"
@@ -42,7 +42,6 @@
 #include "hak_wire.h"
 
 enum {
-	HAK_MS = 1000000,		/* ns */
 	HAK_ASK_HELD = 256,		/* FLOW_WANTs waiting, either way */
 	HAK_HELLO_PER_S = 50,		/* handshakes we are willing to compute */
 	HAK_TOUCHED_BITS = 1 << 16,
@@ -52,22 +51,6 @@ enum {
 /* How long after a conflict offers are made, and taken. */
 #define HAK_OFFER_WINDOW_NS (60000 * (uint64_t)HAK_MS)
 #define HAK_OFFER_ALL ((uint64_t)1)	/* alone_ns, offer_from_ns: whatever its age */
-
-static inline uint64_t hak_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static inline uint64_t hak_wall_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / HAK_MS;
-}
 
 struct hak_link {
 	int fd;

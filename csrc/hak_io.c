@@ -20,6 +20,7 @@
 
 enum {
 	RX_BATCHES = 4,			/* of HAK_RX_BATCH datagrams, before the timers' turn */
+	QUIET_MS = 1000,		/* then a stream is idle */
 	REKEY_MS = 1000,
 	WISH_MS = 100,			/* a wish not granted by then is told again */
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
@@ -187,8 +188,9 @@ static void on_heartbeat(struct hak_io *io, unsigned i, uint64_t seq, const stru
 	 * one missed, it will get by a full copy when it steps down. */
 	if (atomic_load(&e->role) != HAK_PASSIVE)
 		return;
-	/* An acknowledgement that got lost is made good for here. */
-	hak_owe_ack(io, now);
+	/* One that got lost is made good for here; of an idle stream our heartbeats tell. */
+	if (now - io->data_ns < ms(QUIET_MS) || atomic_load(&e->peer_prepares))
+		hak_owe_ack(io, now);
 	pthread_mutex_lock(&e->rx_lock);
 	if (!e->rx_reset) {
 		if (h->stream_base > e->rx.next) {
@@ -460,6 +462,7 @@ static void on_data(struct hak_io *io, uint64_t seq, const uint8_t *payload, siz
 	hak_count(&e->stats, HAK_STAT_RX_DATAGRAMS);
 	hak_count_n(&e->stats, HAK_STAT_RX_BYTES, n + HAK_HDR_LEN + HAK_TAG_LEN);
 	io->unacked++;
+	io->data_ns = now;
 	hak_owe_ack(io, now);
 	if (ready && atomic_exchange(&e->apply_idle, false))
 		hak_wake(e->wake_apply);
@@ -651,8 +654,7 @@ static bool lonely(const struct hak_io *io, uint64_t now)
 static uint64_t timers(struct hak_io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
-	uint64_t due, next;
-	uint64_t wish_due;
+	uint64_t due, next, wish_due;
 
 	hak_take_keys(e);
 	hak_retire_keys(e, now);

@@ -25,6 +25,7 @@ struct hak_io {
 	uint64_t beat_due, ack_due, hello_due, rekey_due;
 	struct hak_ack acked;		/* what we last told */
 	unsigned unacked;		/* datagrams since */
+	uint64_t data_ns;		/* when the last of them came */
 	bool ack_busy;
 	bool control;			/* something else than DATA was read */
 	struct hak_rate rates[ASKED_KINDS];

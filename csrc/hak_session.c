@@ -220,12 +220,12 @@ void hak_confirm_session(struct hak_engine *e)
 	e->now = e->next;
 	memset(&e->next, 0, sizeof e->next);	/* its contexts moved, not freed */
 	hak_tx_reset(&e->tx);
-	pthread_mutex_unlock(&e->tx_lock);
-
+	/* At once: no heartbeat may acknowledge in this session what came in the last. */
 	pthread_mutex_lock(&e->rx_lock);
 	e->rx_reset = true;			/* the apply thread may hold slots */
 	e->rx_jump = false;
 	pthread_mutex_unlock(&e->rx_lock);
+	pthread_mutex_unlock(&e->tx_lock);
 
 	pthread_mutex_lock(&e->q_lock);
 	e->peer.known = true;

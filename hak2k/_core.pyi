@@ -1,6 +1,6 @@
 """Types of the compiled core.  See `hak2k.engine` for the public face."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 WIRE_VERSION: Final[int]
@@ -29,6 +29,20 @@ class Lease:
     Making one needs CAP_BPF and CAP_NET_ADMIN.  It is open until an engine has it."""
 
     def __init__(self) -> None: ...
+
+class Watch:
+    """Waits for news of interfaces, addresses and nftables; see csrc/hak_watch.h.
+    For one thread.
+
+    stop: a descriptor that is readable, or hung up, to end a wait.
+    """
+
+    def __init__(self, stop: int, each_ms: int) -> None: ...
+    def watch(self, names: Iterable[str]) -> None:
+        """Instead of those before."""
+    def wait(self, until_ns: int) -> tuple[bool, bool, bool]:
+        """Whether there is news of (interfaces or addresses, nftables), and of `stop`;
+        none: the monotonic time has come.  Releases the GIL."""
 
 class Engine:
     """One node's replication engine: sockets, threads, the stream.

@@ -139,6 +139,37 @@ cdef class Lease:
         c.hak_lease_free(&self.lease)
 
 
+cdef class Watch:
+    cdef c.hak_watch *w
+
+    def __cinit__(self, int stop, uint32_t each_ms):
+        self.w = <c.hak_watch *>calloc(1, sizeof(c.hak_watch))
+        if self.w is NULL:
+            raise MemoryError
+        if c.hak_watch_open(self.w, stop, each_ms) != c.HAK_OK:
+            _raise(c.HAK_ESYS, c_errno, "watching the kernel's interfaces")
+
+    def watch(self, names):
+        cdef c.hak_err r
+        c.hak_watch_clear(self.w)
+        for name in names:
+            r = c.hak_watch_add(self.w, name.encode())
+            if r == c.HAK_EINVAL:
+                _raise(r, 0, f"watching {name!r}")
+
+    def wait(self, uint64_t until_ns):
+        cdef unsigned seen
+        with nogil:
+            seen = c.hak_watch_wait(self.w, until_ns)
+        return (bool(seen & c.HAK_WATCH_LINKS), bool(seen & c.HAK_WATCH_RULES),
+                bool(seen & c.HAK_WATCH_STOP))
+
+    def __dealloc__(self):
+        if self.w is not NULL:
+            c.hak_watch_close(self.w)
+            free(self.w)
+
+
 @cython.no_gc_clear     # the lease outlives the engine
 cdef class Engine:
     cdef c.hak_engine *e

@@ -105,6 +105,23 @@ cdef extern from "hak_lease.h" nogil:
     hak_err hak_lease_detach(const char *ifname)
 
 
+cdef extern from "hak_watch.h" nogil:
+    enum:
+        HAK_WATCH_LINKS
+        HAK_WATCH_RULES
+        HAK_WATCH_STOP
+
+    struct hak_watch:
+        int events
+        int links
+
+    hak_err hak_watch_open(hak_watch *w, int stop, uint32_t each_ms)
+    void hak_watch_close(hak_watch *w)
+    void hak_watch_clear(hak_watch *w)
+    hak_err hak_watch_add(hak_watch *w, const char *name)
+    unsigned hak_watch_wait(hak_watch *w, uint64_t until)
+
+
 cdef extern from "hak_stat.h" nogil:
     enum:
         HAK_STAT_COUNT

@@ -52,7 +52,6 @@ _SCOPE_LINK = 253
 _KEPT_PROTOCOLS = (3, 4, 16)
 _IFF_UP = 1
 _OPER_UNKNOWN, _OPER_UP = 0, 6
-_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,11 +349,4 @@ def _open(groups: int) -> socket.socket:
         s.bind((0, groups))
     except OSError as e:
         raise KernelError("rtnetlink", e.errno or 0) from e
-    return s
-
-
-def open_monitor() -> socket.socket:
-    """A non-blocking socket that is readable when a link or an address changed."""
-    s = _open(_RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR)
-    s.setblocking(False)
     return s

@@ -173,10 +173,14 @@ async def _serve(
     def seen(new: Snapshot) -> None:
         loop.call_soon_threadsafe(node.on_snapshot, new)
 
+    def rules() -> None:
+        loop.call_soon_threadsafe(node.on_rules)
+
     watch = NetWatch(
         [*(i.name for i in config.interface), *(link.interface for link in config.link)],
         seen,
         snapshot,
+        rules=rules,
     )
     server = Server(
         config.control.socket,

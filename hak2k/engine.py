@@ -43,7 +43,7 @@ from hak2k.settings import Config
 from hak2k.swap import natural_timeouts
 
 if TYPE_CHECKING:
-    from hak2k._core import Lease
+    from hak2k._core import Lease, Watch
 
 Role = Literal["passive", "active"]
 
@@ -292,6 +292,14 @@ def make_lease() -> Lease:
         from hak2k import _core
 
         return _core.Lease()
+
+
+def make_watch(stop: int, each_ms: int) -> Watch:
+    """What `hak2k.netwatch` waits with.  Raises KernelError."""
+    with _translated():
+        from hak2k import _core
+
+        return _core.Watch(stop, each_ms)
 
 
 def wire_version() -> int:

@@ -1,7 +1,8 @@
 """What a node looks at now and then, for nothing tells it by itself.
 
-Refused datagrams, the table's size, the key in use, the recorder's file: each a method
-that the node calls in its loop, when nobody else uses the engine.
+Refused datagrams, the table's size, the key in use, the recorder's file, the gate: each
+a method that the node calls in its loop, when nobody else uses the engine.  With its
+tick and not by timers of their own: waking up costs more than to look.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ KEY_WAIT_S: Final = 2.0  # a change of keys takes one
 PACE_S: Final = 1.0
 ENTRIES_S: Final = 1.0  # two numbers from the kernel
 ENTRIES_AGAIN_S: Final = 5.0
+GATE_S: Final = 5.0  # beside what is told of nftables
+EARLY_S: Final = 0.1  # ticks do not come to the point
 MISSING_LEAST, MISSING_SHARE = 8, 0.05  # less is left to the scrub
 
 # Refusals that, without a peer, say why there is none: counter, text.
@@ -45,17 +48,25 @@ class Looks:
         self._table_again = 0.0
         self._sizes_said: tuple[int, int] | None = None  # ours, the peer's
         self._pace = Pace()
-
-    def table(self) -> list[tuple[Callable[[], None], float]]:
-        """What to call, and every how many seconds."""
-        return [
+        # What to call, and every how many seconds.
+        self._table: list[tuple[Callable[[], None], float]] = [
             (self.strangers, STRANGERS_S),
             (self.pace, PACE_S),
             (self.key, KEY_WAIT_S),
             (self.entries, ENTRIES_S),
             (self.recorder, STRANGERS_S),
             (self.sizes, ENTRIES_AGAIN_S),
+            (node.probe_gate, GATE_S),
         ]
+        self._at = [node.clock() + seconds for _, seconds in self._table]
+
+    def due(self) -> None:
+        """Look at what has not been looked at for its time."""
+        now = self._node.clock()
+        for i, (look, seconds) in enumerate(self._table):
+            if now >= self._at[i] - EARLY_S:
+                self._at[i] = now + seconds
+                look()
 
     def new_keys(self) -> None:
         """The keys were read again: begin to wait anew."""

@@ -1,30 +1,30 @@
-"""Watches interfaces and local addresses.
+"""Watches interfaces, local addresses, and whether anybody changes nftables.
 
 A thread of its own, for rtnetlink takes a lock of the kernel that may be held for
 long (somebody configures thousands of interfaces): the event loop must not wait
 for it, and the heartbeats, which live in the core, do not care.
 
-Events alone can come 0.8 s late (the kernel defers link changes), so the thread
-also asks every 100 ms.  Events are not decoded: they only make it ask at once,
-hence a lost event (ENOBUFS) costs nothing.
+Events alone can come 0.8 s late (the kernel defers link changes), so every 100 ms
+each interface is asked for as well.  That is done by the core (csrc/hak_watch.h),
+which hashes the answers: nothing of Python runs while they stay the same.  When they
+do not, or an event comes, all is asked for once more, and read.
 """
 
 from __future__ import annotations
 
 import os
-import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from hak2k._rtnl import Link, Rtnl, open_monitor
+from hak2k._rtnl import Link, Rtnl
+from hak2k.engine import make_watch
 from hak2k.errors import KernelError
 
 POLL_S = 0.1
-# Addresses change rarely and a list of them is long: events, and this often.
-ADDRESS_POLL_S = 5.0
+# Without anything new, in case that nobody told of it.
+LOOK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class NetWatch:
     names: interfaces to watch.
     notify: must not block; typically `loop.call_soon_threadsafe`.
     first: what is known already; `look(names)` if absent.
+    rules: the same, called without arguments when nftables may have been changed.
     """
 
     def __init__(
@@ -80,13 +81,16 @@ class NetWatch:
         notify: Callable[[Snapshot], None],
         first: Snapshot | None = None,
         *,
+        rules: Callable[[], None] = lambda: None,
         poll_s: float = POLL_S,
     ) -> None:
         self._names = tuple(names)
         self._notify = notify
-        self._poll_s = poll_s
+        self._rules = rules
         self.snapshot = look(self._names) if first is None else first
+        self._rtnl = Rtnl()
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._watch = make_watch(self._wake_r, round(poll_s * 1000))
         self._thread = threading.Thread(target=self._run, name="hak2k-netwatch", daemon=True)
 
     def start(self) -> None:
@@ -102,50 +106,36 @@ class NetWatch:
             self._thread.join(3.0)
         if not self._thread.is_alive():
             os.close(self._wake_r)
+            self._rtnl.close()
 
     def _run(self) -> None:
-        rtnl = Rtnl()
-        monitor = open_monitor()
-        poll = select.poll()
-        poll.register(monitor, select.POLLIN)
-        poll.register(self._wake_r, select.POLLIN | select.POLLHUP)
-        addresses_at = 0.0
-        try:
-            while True:
-                ready = {fd for fd, _ in poll.poll(self._poll_s * 1000)}
-                if self._wake_r in ready:
-                    return
-                changed = monitor.fileno() in ready
-                if changed:
-                    _drain(monitor)
-                try:
-                    now = time.monotonic()
-                    found = {n: rtnl.link(n) for n in self._names}
-                    links = {n: link for n, link in found.items() if link is not None}
-                    members = _members(rtnl, links)
-                    addresses = self.snapshot.addresses
-                    if changed or now >= addresses_at:
-                        addresses = frozenset(rtnl.addresses())
-                        addresses_at = now + ADDRESS_POLL_S
-                except KernelError:
-                    # A stall of the kernel's: what we knew stays true until it
-                    # answers again.
-                    continue
-                new = Snapshot(links, addresses, members)
-                if new != self.snapshot:
-                    self.snapshot = new
-                    self._notify(new)
-        finally:
-            rtnl.close()
-            monitor.close()
+        watched: list[str] = []
+        wait_s = 0.0
+        while True:
+            # A member may lose its carrier without any change of its aggregate.
+            wanted = [*self._names, *(m for each in self.snapshot.members.values() for m in each)]
+            if wanted != watched:
+                self._watch.watch(watched := wanted)
+            links, rules, stop = self._watch.wait(time.monotonic_ns() + round(wait_s * 1e9))
+            if stop:
+                return
+            if rules:
+                self._rules()
+            if links or not rules:
+                wait_s = self._look()
 
-
-def _drain(monitor: socket.socket) -> None:
-    # At most so many: a flood of events must not keep us from looking.
-    for _ in range(100):
+    def _look(self) -> float:
+        """Ask for all; how long the next time may wait for something new."""
         try:
-            monitor.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            continue  # ENOBUFS: events were lost, and we look anyway
+            found = {n: self._rtnl.link(n) for n in self._names}
+            links = {n: link for n, link in found.items() if link is not None}
+            members = _members(self._rtnl, links)
+            addresses = frozenset(self._rtnl.addresses())
+        except KernelError:
+            # A stall of the kernel's: what we knew stays true until it answers again.
+            return POLL_S
+        new = Snapshot(links, addresses, members)
+        if new != self.snapshot:
+            self.snapshot = new
+            self._notify(new)
+        return LOOK_S

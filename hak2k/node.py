@@ -33,7 +33,7 @@ from hak2k.election import Row, deadline, refusal, settled, status, step
 from hak2k.engine import Engine, EngineEvent, SwapTimes, TableInfo, Verification
 from hak2k.errors import ConfigError, HakError, KernelError, RefusedError
 from hak2k.events import EventLog
-from hak2k.halinks import WHY, HaLinks
+from hak2k.halinks import BUSY_S, WHY, HaLinks
 from hak2k.health.interfaces import Interfaces, member_news
 from hak2k.health.monitor import Component, Health
 from hak2k.looks import Looks
@@ -49,9 +49,8 @@ from hak2k.settings import Config, changed, reloadable
 from hak2k.swap import announce_delays, gave_way
 
 READY_WAIT_S: Final = 2.0  # a command waits that long for what it needs
-GATE_PROBE_S: Final = 0.25  # one netlink question
-GATE_CHECK_S: Final = 5.0  # a listing through libnftables
-TICK_S: Final = 0.25  # at the latest; the election names earlier times
+GATE_CHECK_S: Final = 5.0, 60.0  # a listing through libnftables, after changes and without
+TICK_S: Final = 1.0  # at the latest; the election names earlier times
 LOG_GAP_S: Final = 1.0  # between two events of one id that may come in floods
 
 
@@ -127,7 +126,8 @@ class Node:
         self.ports = Ports(self)
         self.links = HaLinks(self)
         self._said: dict[str, tuple[float, int]] = {}  # id: when, not logged since
-        self._gate_checked = 0.0
+        self._gate_checked = self._tick_at = 0.0
+        self._rules_changed = True  # nftables, since it was checked
         self.gate_rebuilt = 0  # how often it was not as it should be
         self.gate_rebuilt_at: float | None = None
         self.gate_rebuilt_why: str | None = None
@@ -147,9 +147,6 @@ class Node:
         self.links.look(self.snapshot)
         loop.add_reader(self.engine.fileno(), self.drain_engine)
         self._tick()
-        self._every("gate", GATE_PROBE_S, self._probe_gate)
-        for look, seconds in self.looks.table():
-            self._every(look.__name__, seconds, look)
         self.health.start()
         if self.config.swap.garp_interval_s > 0:
             self._schedule_garp()
@@ -175,22 +172,21 @@ class Node:
             self._timers[name].cancel()
         self._timers[name] = asyncio.get_running_loop().call_later(seconds, do)
 
-    def _every(self, name: str, seconds: float, do: Callable[[], None]) -> None:
-        def run() -> None:
-            self._every(name, seconds, do)
-            if not self.busy:
-                do()
-
-        loop = asyncio.get_running_loop()
-        self._timers[name] = loop.call_later(seconds, run)
-
     def _tick(self) -> None:
         self.drain_engine()  # first: a late tick must not decide on what is over
         self.feed(model.Tick())
+        self._tick_at = self.clock() + TICK_S
+        self.later("tick", TICK_S, self._tick)
+        self._tick_in_time()
+        if not self.busy:
+            self.looks.due()
+
+    def _tick_in_time(self) -> None:
+        """Bring it forward to when time alone may decide something."""
         due = deadline(self.rules, self.state, now := self.clock())
-        wait = TICK_S if due is None else min(TICK_S, due - now + 0.001)
-        loop = asyncio.get_running_loop()
-        self._timers["tick"] = loop.call_later(wait, self._tick)
+        if due is not None and due + 0.001 < self._tick_at:
+            self._tick_at = due + 0.001
+            self.later("tick", self._tick_at - now, self._tick)
 
     # --- the election's shell ---
 
@@ -224,6 +220,7 @@ class Node:
             self.log.emit("peer.absent", "the other firewall was not heard at this one's start")
         if self.state is not before:
             self._poke()
+            self._tick_in_time()
 
     def _poke(self) -> None:
         """Whoever waits in `until` looks again."""
@@ -389,8 +386,13 @@ class Node:
         timer = self._timers.pop("garp", None)
         if timer is not None:
             timer.cancel()
+
+        def run() -> None:
+            self._schedule_garp()
+            self._announce()
+
         if self.config.swap.garp_interval_s > 0:
-            self._every("garp", self.config.swap.garp_interval_s, self._announce)
+            self.later("garp", self.config.swap.garp_interval_s, run)
 
     # --- what the engine says ---
 
@@ -587,21 +589,30 @@ class Node:
 
     # --- the gate ---
 
-    def _probe_gate(self) -> None:
+    def on_rules(self) -> None:
+        """Somebody changed nftables; called in the loop's thread."""
+        self._rules_changed = True
+        if self.busy:
+            self.later("gate", BUSY_S, self.on_rules)
+        else:
+            self.probe_gate()
+
+    def probe_gate(self) -> None:
         """Somebody may flush all of nftables: then a passive node is no longer
         mute.  Or open a closed gate, or close an open one."""
         try:
             is_open = self.engine.gate_is_open()
         except HakError as e:
             self.news("gate.failed", str(e))
+            self.later("gate", TICK_S, self.on_rules)
             return
         active = self.state.role is Role.ACTIVE or self.arming.armed
         if is_open is None:
             self._rebuild_gate("its table was gone")
         elif is_open is not active and self.state.role is not Role.STOPPED:
             self._rebuild_gate("it was open" if is_open else "it was closed")
-        elif self.clock() - self._gate_checked >= GATE_CHECK_S:
-            self._gate_checked = self.clock()
+        elif self.clock() - self._gate_checked >= GATE_CHECK_S[not self._rules_changed]:
+            self._gate_checked, self._rules_changed = self.clock(), False
             try:
                 if not self._gate_present(self._gate_spec()):
                     self._rebuild_gate("a part of it was gone")
@@ -630,6 +641,7 @@ class Node:
             self._gate_build(spec, types if active else [])
         except HakError as e:
             self.news("gate.failed", str(e))
+            self.later("gate", TICK_S, self.on_rules)
         else:
             word = "open" if active else "closed"
             self.gate_rebuilt += 1

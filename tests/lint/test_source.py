@@ -61,7 +61,7 @@ def find(path: Path, pattern: str) -> list[str]:
 # Uses of the wall clock, which an administrator or NTP may set by hours at any moment:
 # for what people read, and for the one identity that says so.  All else is monotonic.
 WALL = {
-    "csrc/hak_engine_int.h": (2, "the function"),
+    "csrc/hak_clock.h": (2, "the function"),
     "csrc/hak_engine.c": (1, "the start's name; a later one may bear an earlier time"),
     "csrc/hak_judge.c": (1, "since when a link works"),
     "hak2k/engine.py": (1, "since when a node has its mode"),

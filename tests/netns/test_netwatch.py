@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -122,3 +127,61 @@ def test_members(two: Two) -> None:
         assert rtnl.members(master) == {"wan": False}
     finally:
         rtnl.close()
+
+
+def test_no_python_runs_while_nothing_changes(two: Two) -> None:
+    """The thread wakes up to ask; the core compares the answers."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    threading.settrace(trace)
+    try:
+        with watching(two):
+            thread = next(t for t in threading.enumerate() if t.name == "hak2k-netwatch")
+            status = Path(f"/proc/self/task/{thread.native_id}/status")
+
+            def wakes() -> int:
+                found = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status.read_text(), re.M)
+                assert found is not None
+                return int(found[1])
+
+            def quiet() -> bool:
+                before, since = lines, wakes()
+                until(lambda: wakes() >= since + 10, what="ten questions")
+                return lines == before
+
+            # Not at once: there is a first look, and one that nothing calls for.
+            until(quiet, 20, "ten questions without a line of Python")
+            before = lines
+            two.host.rtnl.down("lan")
+            until(lambda: lines > before, what="a look")
+    finally:
+        threading.settrace(None)
+
+
+def test_changes_of_nftables_are_told(two: Two) -> None:
+    told = 0
+
+    def rules() -> None:
+        nonlocal told
+        told += 1
+
+    with two.fw.enter():
+        watch = NetWatch((), lambda seen: None, rules=rules)
+        watch.start()
+    try:
+        until(lambda: told, what="whatever was there before")
+        before = told
+        two.fw.nft(
+            "add table inet somebody\nadd set inet somebody s { type mark; elements = { 1 }; }"
+        )
+        until(lambda: told > before, what="a table")
+        before = told
+        two.fw.nft("delete element inet somebody s { 1 }")
+        until(lambda: told > before, what="an element that went")
+    finally:
+        watch.stop()

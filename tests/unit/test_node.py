@@ -71,6 +71,11 @@ class Rig:
         self.gates.append((spec, types))
         self.core.gate = bool(types)
 
+    def tamper(self, gate: bool | None) -> None:
+        """As somebody else did, and the watcher tells."""
+        self.core.gate = gate
+        self.node.on_rules()
+
     async def ask(self, addresses: Sequence[str], timeout_s: float) -> str | None:
         """In place of pings: the answer is the test's."""
         self.asked.append(tuple(addresses))
@@ -278,7 +283,7 @@ async def _armed(rig: Rig) -> None:
 def test_gate_is_open_before_the_hand_over(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         await _armed(rig)
-        rig.node._probe_gate()
+        rig.node.probe_gate()
         assert rig.core.gate is True
         assert rig.node.gate_rebuilt == 0
         assert (await rig.service.handlers()["mode"]({}))["mode"] == "passive"
@@ -422,7 +427,7 @@ def test_members_of_an_aggregate(tmp_path: Path) -> None:
 def test_a_gate_that_was_tampered_with_active(tmp_path: Path, state: bool | None) -> None:
     async def check(rig: Rig) -> None:
         await rig.alone()
-        rig.core.gate = state
+        rig.tamper(state)
         await rig.logged("gate.missing")
         assert rig.core.gate is True
 
@@ -433,7 +438,7 @@ def test_a_gate_that_was_tampered_with_active(tmp_path: Path, state: bool | None
 def test_a_gate_that_was_tampered_with_passive(tmp_path: Path, state: bool | None) -> None:
     async def check(rig: Rig) -> None:
         await rig.passive()
-        rig.core.gate = state
+        rig.tamper(state)
         await rig.logged("gate.missing")
         assert rig.core.gate is False
 
@@ -446,7 +451,7 @@ def test_a_gate_that_was_gone_and_with_it_the_choice_of_events(tmp_path: Path) -
     async def check(rig: Rig) -> None:
         await rig.active()
         assert "verify" not in rig.core.names()
-        rig.core.gate = None
+        rig.tamper(None)
         await rig.logged("gate.missing")
         assert "verify" in rig.core.names()
         assert "daemon.error" not in rig.ids()
@@ -458,8 +463,11 @@ def test_a_gate_that_cannot_be_made(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         await rig.passive()
         rig.gate_fault = KernelError("nftables: no")
-        rig.core.gate = None
+        rig.tamper(None)
         assert "nftables: no" in (await rig.logged("gate.failed"))["message"]
+        rig.gate_fault = None  # it is tried again
+        await rig.logged("gate.missing")
+        assert rig.core.gate is False
 
     run(tmp_path, check)
 
