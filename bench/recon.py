@@ -111,8 +111,8 @@ def run(options: Options) -> Result:
                  r["cpu_active_ns"] / 1e6, r["cpu_passive_ns"] / 1e6)
             )  # fmt: skip
     table.notes.append(
-        'The row "0" is one pass of the scrub. Time includes that of listing both tables at '
-        "half of a thread's time, and the second proof after a repair."
+        'The row "0" is one pass of the scrub. Time includes that of listing both tables, '
+        "and the second proof after a repair."
     )
     result.tables.append(table)
     lost = _overrun()
