@@ -310,6 +310,8 @@ void hak_on_welcome(struct hak_engine *e, uint32_t session, const uint8_t *body,
 		    uint64_t now);
 void hak_offer_session(struct hak_engine *e, bool keep, uint64_t now);
 void hak_confirm_session(struct hak_engine *e);	/* next becomes now */
+/* Sums begin, under keys of this session and round. */
+void hak_session_sums(struct hak_engine *e, struct hak_digest *d, unsigned bits, uint32_t round);
 void hak_session_end(struct hak_session *s);
 /* Take up other pre-shared keys, if there are any. */
 void hak_take_keys(struct hak_engine *e);

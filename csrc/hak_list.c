@@ -155,13 +155,8 @@ static void say_round(struct hak_capture *c, uint8_t type, uint32_t entries, uin
 static void sums_begin(struct hak_capture *c, uint32_t round, uint64_t entries)
 {
 	struct hak_engine *e = c->e;
-	uint8_t key[HAK_SIPHASH_KEY];
-	struct hak_wr k = hak_wr_on(key, sizeof key);
 
-	pthread_mutex_lock(&e->tx_lock);
-	hak_wr_copy(&k, e->now.digest_key, sizeof key);
-	pthread_mutex_unlock(&e->tx_lock);
-	hak_digest_begin(&e->tx_digest, hak_digest_bits(entries), key, round);
+	hak_session_sums(e, &e->tx_digest, hak_digest_bits(entries), round);
 	c->round = round;
 	c->closed = false;
 	c->chunks = 0;

@@ -200,19 +200,13 @@ void hak_recon_found(struct hak_apply *a, uint32_t *counter, const char *what,
 
 void hak_recon_sums(struct hak_apply *a, uint8_t bits)
 {
-	struct hak_engine *e = a->e;
-	uint8_t key[HAK_SIPHASH_KEY];
-	struct hak_wr k = hak_wr_on(key, sizeof key);
-
-	pthread_mutex_lock(&e->tx_lock);
-	hak_wr_copy(&k, e->now.digest_key, sizeof key);
-	pthread_mutex_unlock(&e->tx_lock);
-	hak_digest_begin(&e->rx_digest, bits, key, a->round);
+	hak_session_sums(a->e, &a->e->rx_digest, bits, a->round);
 }
 
 static void on_begin(struct hak_apply *a, const struct hak_round *r)
 {
 	struct hak_engine *e = a->e;
+
 	if (a->phase != HAK_PHASE_WANT || r->round != a->round)
 		return;
 	hak_wish(e, NULL);

@@ -458,3 +458,14 @@ out:
 	hak_wipe(&noise, sizeof noise);
 	hak_wipe(keys, sizeof keys);
 }
+
+void hak_session_sums(struct hak_engine *e, struct hak_digest *d, unsigned bits, uint32_t round)
+{
+	uint8_t key[HAK_SIPHASH_KEY];
+	struct hak_wr k = hak_wr_on(key, sizeof key);
+
+	pthread_mutex_lock(&e->tx_lock);
+	hak_wr_copy(&k, e->now.digest_key, sizeof key);
+	pthread_mutex_unlock(&e->tx_lock);
+	hak_digest_begin(d, bits, key, round);
+}
