@@ -317,6 +317,8 @@ void hak_session_end(struct hak_session *s);
 void hak_take_keys(struct hak_engine *e);
 /* The session in use was made under another key than the one we prefer. */
 bool hak_rekey_due(const struct hak_engine *e);
+/* An offer to change the keys is under way. */
+bool hak_keys_offered(const struct hak_engine *e, uint64_t now);
 /* Forget the keys before these, once nothing can come under them. */
 void hak_retire_keys(struct hak_engine *e, uint64_t now);
 

@@ -22,6 +22,7 @@ enum {
 	RX_BATCHES = 4,			/* of HAK_RX_BATCH datagrams, before the timers' turn */
 	QUIET_MS = 1000,		/* then a stream is idle */
 	REKEY_MS = 1000,
+	ROUND_MS = 200,			/* there and back, at most, without other offers */
 	WISH_MS = 100,			/* a wish not granted by then is told again */
 	RESEND_MAX = 1024,		/* datagrams for one NACK */
 };
@@ -641,12 +642,13 @@ static void ask(struct hak_io *io, uint64_t now)
 		hak_io_send(e, body, &w, false);
 }
 
-/* A session that has just begun is given time to be heard: another offer now would only
- * put a second one in its place. */
+/* A session that has just begun is given time to be heard, with the longest way there and
+ * back that we want to bear: another offer now would only put a second one in its place. */
 static bool lonely(const struct hak_io *io, uint64_t now)
 {
 	struct hak_engine *e = io->e;
-	uint64_t heard = e->now.heard ? atomic_load(&e->peer_heard_ns) : e->now.began_ns;
+	uint64_t began = e->now.began_ns + ms(ROUND_MS);
+	uint64_t heard = e->now.heard ? atomic_load(&e->peer_heard_ns) : began;
 
 	return now > heard + 2 * ms(e->cfg.heartbeat_ms);
 }
@@ -663,7 +665,7 @@ static uint64_t timers(struct hak_io *io, uint64_t now)
 	next = io->beat_due;
 	if (e->initiator && lonely(io, now)) {
 		if (now >= io->hello_due) {
-			hak_offer_session(e, false, now);
+			hak_offer_session(e, hak_keys_offered(e, now), now);
 			io->hello_due = now + ms(e->cfg.heartbeat_ms);
 		}
 		if (io->hello_due < next)

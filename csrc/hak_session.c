@@ -333,14 +333,27 @@ static enum hak_err make_offer(struct hak_engine *e, bool keep, uint64_t now)
 	return HAK_OK;
 }
 
-/* The same offer goes out again until it is a second old: its answer may be on
- * the way, and a fresh one would make that answer worthless.  Several keys share that
- * second. */
-void hak_offer_session(struct hak_engine *e, bool keep, uint64_t now)
+/* Several keys share the time in which an answer may come. */
+static bool offer_is_young(const struct hak_engine *e, uint64_t now)
 {
 	uint64_t life = (uint64_t)OFFER_LIFE_MS * HAK_MS / e->cfg.n_psk;
 
-	if (!e->offer.live || e->offer.keep != keep || now - e->offer.made_ns > life)
+	return e->offer.live && now - e->offer.made_ns <= life;
+}
+
+/* A peer that falls silent may be answering: an offer of another session would take the
+ * place of the keys that it answers with, and the two ends would have different ones.
+ * One that has begun anew understands this offer as well. */
+bool hak_keys_offered(const struct hak_engine *e, uint64_t now)
+{
+	return e->offer.keep && offer_is_young(e, now);
+}
+
+/* The same offer goes out again until it is a second old: its answer may be on
+ * the way, and a fresh one would make that answer worthless. */
+void hak_offer_session(struct hak_engine *e, bool keep, uint64_t now)
+{
+	if (e->offer.keep != keep || !offer_is_young(e, now))
 		if (make_offer(e, keep, now))
 			return;
 	for (unsigned i = 0; i < e->cfg.n_links; i++)

@@ -754,10 +754,10 @@ class Node:
             return False
         if forced is Forced.NO:
             return settled(s)
+        theirs = s.peer.mode if s.peer is not None and s.peer.alive else None
         if forced is Forced.ACTIVE:
-            return s.role is Role.ACTIVE
-        taken = s.peer is not None and s.peer.alive and s.peer.mode is Mode.ACTIVE
-        return s.role is Role.PASSIVE and (taken or s.alone)
+            return s.role is Role.ACTIVE and theirs is not Mode.ACTIVE
+        return s.role is Role.PASSIVE and (theirs is Mode.ACTIVE or s.alone)
 
     def reload(self) -> list[str]:
         """Read the configuration again; the keys that changed.

@@ -18,6 +18,11 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from hak2k.lab import poll
+
+# Two of these tests share two cores, and perhaps the machine with others.
+poll.patience = 4.0
+
 SEED = int(os.environ.get("HAK2K_SEED") or secrets.randbelow(1 << 32))
 os.environ["HAK2K_SEED"] = str(SEED)  # the same in every worker
 

@@ -8,6 +8,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# All deadlines are multiplied by it.  They end a wait in vain, and say nothing about how
+# long anything should take: what has many busy neighbours sets it higher.
+patience = 1.0
+
 
 class Timeout(AssertionError):
     """A condition did not come true in time; a failed assertion in a test."""
@@ -25,8 +29,8 @@ def until(
 
     Args:
         predicate: called at once, then every ``interval`` seconds, and one last
-            time when ``timeout`` seconds have gone.
-        timeout: seconds.
+            time when the time is over.
+        timeout: seconds, of which there are ``patience`` times as many.
         what: what is being waited for, for the error message.
         interval: seconds between two calls.
         detail: called upon a time-out; its result goes into the message.
@@ -34,6 +38,7 @@ def until(
     Raises:
         Timeout: with ``what``, the last value and ``detail()``.
     """
+    timeout *= patience
     deadline = time.monotonic() + timeout
     while True:
         late = time.monotonic() >= deadline

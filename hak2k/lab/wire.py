@@ -32,7 +32,8 @@ class Faults:
 
 @dataclass
 class Tally:
-    """What happened to the frames of one direction so far."""
+    """What happened to the frames of one direction so far; ``late_ms`` is by how much
+    the relay itself sent one too late, at most, since that was last asked."""
 
     received: int = 0
     sent: int = 0
@@ -40,6 +41,7 @@ class Tally:
     duplicated: int = 0
     reordered: int = 0
     corrupted: int = 0
+    late_ms: float = 0.0
 
 
 class Wire:
@@ -66,7 +68,7 @@ class Wire:
         if self._output.readline() != "ready\n":
             raise RuntimeError("the relay of the HA links did not start")
 
-    def _command(self, **command: Any) -> dict[str, dict[str, int]]:
+    def _command(self, **command: Any) -> dict[str, dict[str, Any]]:
         self._input.write(json.dumps(command) + "\n")
         self._input.flush()
         line = self._output.readline()
@@ -103,5 +105,6 @@ class Wire:
 
     def tally(self, *, link: str | None = None, source: str | None = None) -> Tally:
         """What happened so far, summed over the chosen directions."""
-        answer = self._command(links=self._devices(link, source))
-        return Tally(**{f.name: sum(one[f.name] for one in answer.values()) for f in fields(Tally)})
+        answer = self._command(links=self._devices(link, source)).values()
+        told = {f.name: sum(one[f.name] for one in answer) for f in fields(Tally)}
+        return Tally(**told | {"late_ms": max(one["late_ms"] for one in answer)})

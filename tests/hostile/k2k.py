@@ -34,8 +34,12 @@ HEARTBEAT, STATUS, ACK, NACK, SYNC_WANT, FLOW_WANT, BYE = range(64, 71)
 RECON_WANT, RECON_CLOSE_WANT, RECON_ASK, RECON_MARK, VERIFY, TABLE = range(71, 77)
 PREPARE, ARMED, OFFER, LINKS = range(77, 81)
 
+ENCRYPT, KEEP = 1, 2  # flags of HELLO and WELCOME
 STARTING, PASSIVE, ACTIVE, FAULT = range(4)
 UDP = 17
+
+# s; ends a wait in vain: what should not come is waited for shorter, and said so.
+LONG = 10.0
 
 
 # -- datagrams -------------------------------------------------------------------
@@ -306,7 +310,7 @@ class Peer:
     def raw(self, datagram: bytes, link: int = 0) -> None:
         self.sockets[link].sendto(datagram, (self.targets[link], PORT))
 
-    def receive(self, timeout: float = 2.0) -> bytes:
+    def receive(self, timeout: float = LONG) -> bytes:
         """The next datagram on any link."""
         ready = select.select(self.sockets, [], [], timeout)[0]
         if not ready:
@@ -320,7 +324,7 @@ class Peer:
         except Silence:
             pass
 
-    def wait_kind(self, kind: int, timeout: float = 2.0) -> bytes:
+    def wait_kind(self, kind: int, timeout: float = LONG) -> bytes:
         """The next datagram of that kind; what comes before is dropped."""
         deadline = time.monotonic() + timeout
         while True:
@@ -367,7 +371,7 @@ class Peer:
         self.control(heartbeat(), status())
         return datagram
 
-    def wait_offer(self, timeout: float = 3.0) -> tuple[Handshake, Hello]:
+    def wait_offer(self, timeout: float = LONG) -> tuple[Handshake, Hello]:
         """A HELLO of a beginning engine, opened."""
         self.drain()
         datagram = self.wait_kind(HELLO, timeout)
@@ -413,7 +417,7 @@ class Peer:
         self.raw(datagram, link)
         return datagram
 
-    def wait_payload(self, kind: int, timeout: float = 2.0) -> tuple[Header, bytes]:
+    def wait_payload(self, kind: int, timeout: float = LONG) -> tuple[Header, bytes]:
         """The next datagram of that kind in this session, opened."""
         assert self.session is not None
         deadline = time.monotonic() + timeout
@@ -422,7 +426,7 @@ class Peer:
             if Header.unpack(datagram).session == self.session.local:
                 return self.session.keys.open(datagram)
 
-    def wait_record(self, kind: int, timeout: float = 2.0) -> bytes:
+    def wait_record(self, kind: int, timeout: float = LONG) -> bytes:
         """The body of the next record of that type, in CONTROL or in DATA."""
         carrier = CONTROL if kind >= HEARTBEAT else DATA
         deadline = time.monotonic() + timeout

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from noise.exceptions import NoiseInvalidMessage
 
 from hak2k.lab import Lab, until
 from tests.hostile.bench import Bench
@@ -17,6 +18,7 @@ from tests.hostile.k2k import (
     FLOW_NEW,
     HEADER,
     HELLO,
+    KEEP,
     WELCOME,
     Handshake,
     Header,
@@ -92,6 +94,30 @@ def test_an_offer_goes_out_on_both_links_and_again(beginner: Bench) -> None:
     assert said[0].boot_id == said[1].boot_id
     assert said[0].session != said[1].session
     assert said[0].stamp < said[1].stamp
+
+
+def test_a_silence_does_not_replace_an_offer_to_change_keys(beginner: Bench) -> None:
+    """The peer may have answered it already: then an offer of another session would end
+    the keys that it answered with, and both would have to begin anew."""
+    peer = beginner.peer
+    beginner.connect()
+    session = peer.psk
+
+    def offered() -> bool:
+        beginner.fence()
+        peer.drain()
+        peer.psk = secrets.token_bytes(32)
+        beginner.side.engine.set_keys(peer.psk + session)
+        first = peer.wait_kind(HELLO)
+        try:
+            handshake = Handshake(peer.psk, peer.cluster, False)
+            said = Hello.unpack(handshake.read(first[HEADER:]))
+        except NoiseInvalidMessage:  # from before, under the session's key
+            return False
+        return bool(said.flags & KEEP) and [peer.wait_kind(HELLO) for _ in range(5)] == [first] * 5
+
+    # The node itself may have been late.
+    until(offered, 5, "the same offer, for a while")
 
 
 # -- forged ----------------------------------------------------------------------

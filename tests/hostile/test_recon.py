@@ -87,7 +87,7 @@ class Asker:
 
     def asks(self, kind: int) -> bytes:
         """The next question of that type.  Others have no place before it."""
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + k2k.LONG
         while True:
             payload = self.bench.peer.wait_payload(k2k.CONTROL, deadline - time.monotonic())[1]
             for found, body in records(payload):

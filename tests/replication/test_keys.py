@@ -124,6 +124,29 @@ def test_a_node_with_the_new_key_finds_one_with_the_old(lab: Lab) -> None:
         equal(two)
 
 
+def test_far_apart_one_offer_changes_the_keys() -> None:
+    """The peer's first word under new keys takes a round trip: no reason to offer another
+    session, which would put an end to this one if the word came even later."""
+    with Lab(wire=True) as lab, pair(lab, dead_after_ms=2000) as two:
+        assert lab.wire is not None
+        lab.wire.set(Faults(delay_ms=95))
+        keys, offers = [two.psk], []
+        # A busy machine makes silences that do call for an offer.
+        while 1 not in offers and len(offers) < 10:
+            heard = two.b.stats["heartbeats.received"]
+            until(lambda n=heard: two.b.stats["heartbeats.received"] > n + 20)
+            tried = two.b.stats["keys.tried"]
+            keys.append(secrets.token_bytes(32))
+            for side in (two.b, two.a):
+                side.engine.set_keys(keys[-1] + keys[-2])
+            rekeyed(two, len(offers) + 1)
+            heard = two.b.stats["heartbeats.received"]
+            until(lambda n=heard: two.b.stats["heartbeats.received"] > n + 20)
+            offers.append(two.b.stats["keys.tried"] - tried)
+        assert 1 in offers, offers
+        whole(two)
+
+
 @pytest.mark.parametrize(
     "faults",
     [Faults(loss=0.1, reorder=0.2, duplicate=0.1), Faults(delay_ms=80)],

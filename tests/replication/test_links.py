@@ -278,13 +278,28 @@ def test_events_lost_in_the_kernel(two: Pair) -> None:
 def test_nobody_is_accused_for_a_bad_network(rng: random.Random) -> None:
     """A fifth is lost, up to 50 ms late: far beyond what dead_after_ms alone would bear."""
     with Lab(wire=True) as lab:
-        assert lab.wire is not None
-        lab.wire.set(Faults(loss=0.2, jitter_ms=50), seed=rng.getrandbits(32))
+        wire = lab.wire
+        assert wire is not None
+        wire.set(Faults(loss=0.2, jitter_ms=50), seed=rng.getrandbits(32))
         with pair(lab, heartbeat_ms=10, dead_after_ms=30, dead_after_max_ms=600) as two:
-            for side in (two.a, two.b):
-                until(lambda: side.stats["heartbeats.received"] > 500, 20)  # noqa: B023
-            for side in (two.a, two.b):
-                quiet_about(side, "peer.dead")
+            both = (two.a, two.b)
+
+            def judged() -> bool:
+                """Of what a machine does that lets a wire, or a node, wait for its turn,
+                nothing is said here."""
+                seen = [len(side.seen("peer.dead")) for side in both]
+                slips = [side.stats["slips"] for side in both]
+                wire.tally()
+                for side in both:
+                    first = side.stats["heartbeats.received"]
+                    until(lambda s=side, n=first: s.stats["heartbeats.received"] > n + 500, 20)
+                if wire.tally().late_ms > 10 or slips != [side.stats["slips"] for side in both]:
+                    return False
+                assert seen == [len(side.seen("peer.dead")) for side in both], two.report()
+                return True
+
+            until(judged, 60, "a quiet time")
+            for side in both:
                 peer = side.engine.peer()
                 assert peer["longest_ns"] > 30e6
-                assert 2 * peer["longest_ns"] <= peer["limit_ns"] <= 600e6
+                assert min(2 * peer["longest_ns"], 600e6) <= peer["limit_ns"] <= 600e6

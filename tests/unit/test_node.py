@@ -252,8 +252,13 @@ def test_force_there_and_back(tmp_path: Path) -> None:
         with pytest.raises(RefusedError, match="not ready"):
             await handlers["active"]({"timeout": 0.1})
         rig.core.say("sync.done")
+        taking = asyncio.ensure_future(handlers["active"]({}))
         rig.core.say("handover", term=3)
-        assert (await handlers["active"]({}))["mode"] == "active"
+        await rig.becomes(Role.ACTIVE)
+        # The peer still says that it is active: complete is the swap when both have moved.
+        assert not (await asyncio.wait([taking], timeout=0.3))[0]
+        rig.core.meet(mode=1, state=2, term=3)
+        assert (await taking)["mode"] == "active"
         assert rig.event("role.active")["term"] == 3
 
     run(tmp_path, check)
