@@ -19,6 +19,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from hak2k.lab import poll
+from tests.again import FAILED
 
 # Two of these tests share two cores, and perhaps the machine with others.
 poll.patience = 4.0
@@ -80,6 +81,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         files = running_file(config).parent.glob(f"{RUNNING}-*")
         config.stash[DIED] = ", ".join(file.read_text() for file in files)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """For tests/again.py: what failed in this run."""
+    if getattr(config, "cache", None) is not None:
+        bad = [r for kind in ("failed", "error") for r in terminalreporter.stats.get(kind, ())]
+        config.cache.set(FAILED, sorted({report.nodeid for report in bad}))
 
 
 @pytest.hookimpl(optionalhook=True)
