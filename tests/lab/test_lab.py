@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hak2k.lab import CommandFailed, Faults, Lab, Timeout, until
+from hak2k.lab import CommandFailed, Faults, Lab, Timeout, poll, until
 from hak2k.lab import topology as t
 from hak2k.lab.config import to_toml
 from hak2k.lab.ftp import FtpSession
@@ -390,8 +390,9 @@ def test_commands_report_what_went_wrong(lab: Lab) -> None:
     assert lab.client.run("cat", input="text").stdout == "text"
 
 
-def test_until_says_what_it_waited_for() -> None:
-    with pytest.raises(Timeout, match=r"not within 0.02 s: the moon.*last value: 0"):
+def test_until_says_what_it_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poll, "patience", 2.0)
+    with pytest.raises(Timeout, match=r"not within 0.04 s: the moon.*last value: 0"):
         until(lambda: 0, 0.02, "the moon")
     assert until(lambda: 5, 0, "five") == 5
 
