@@ -643,6 +643,7 @@ static bool on_record(struct hak_apply *a)
 	case HAK_REC_RECON_LISTED:
 	case HAK_REC_RECON_CLOSE:
 	case HAK_REC_RECON_SUMS:
+	case HAK_REC_RECON_BRIEF:
 	case HAK_REC_RECON_MARKED:
 		return !hak_recon_on_record(a, r.type, r.body);
 	case HAK_REC_OFFERED:

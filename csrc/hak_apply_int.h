@@ -99,7 +99,8 @@ struct hak_apply {
 	uint64_t own_ns;		/* what summing up our own table took */
 	uint32_t peer_entries;
 	unsigned shift;			/* level whose nodes' children are asked for */
-	uint32_t node_at, node_last;	/* on that level: next to look at, last asked for */
+	uint32_t node_at, node_last;	/* on that level: next to look at, last asked for, */
+	uint32_t node_due;		/* whose children's sums come next */
 	uint32_t marks_at, group_at;	/* chunks acknowledged, next group */
 	unsigned vain;			/* times that repaired slots were unequal again */
 	uint64_t repaired[HAK_DIGEST_MAP];	/* slots, under the present keys */

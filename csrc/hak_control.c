@@ -187,10 +187,12 @@ enum hak_err hak_get_hello(struct hak_rd r, struct hak_hello *h)
 /* One form for all that say little more than their round. */
 void hak_put_round(struct hak_wr *w, uint8_t type, const struct hak_round *r)
 {
-	BODY(round, 9);
+	BODY(round, 10);
 	hak_wr_u32(&b, r->round);
 	hak_wr_u32(&b, r->entries);
 	hak_wr_u8(&b, r->bits);
+	if (r->brief)
+		hak_wr_u8(&b, 1);
 	EMIT(type);
 }
 
@@ -199,6 +201,7 @@ enum hak_err hak_get_round(struct hak_rd r, struct hak_round *out)
 	out->round = hak_rd_u32(&r);
 	out->entries = hak_rd_u32(&r);
 	out->bits = hak_rd_u8(&r);
+	out->brief = hak_rd_left(&r) && hak_rd_u8(&r) & 1;
 	if (!r.bad && out->bits &&
 	    (out->bits < HAK_DIGEST_BITS_MIN || out->bits > HAK_DIGEST_BITS_MAX))
 		return HAK_EFORMAT;
@@ -222,7 +225,7 @@ void hak_put_nodes(struct hak_wr *w, const struct hak_nodes *n)
 	hak_wr_u8(&b, n->shift);
 	for (unsigned i = 0; i < n->n; i++)
 		hak_wr_u32(&b, n->node[i]);
-	EMIT(HAK_REC_RECON_ASK);
+	EMIT(n->brief ? HAK_REC_RECON_ASK_BRIEF : HAK_REC_RECON_ASK);
 }
 
 enum hak_err hak_get_nodes(struct hak_rd r, struct hak_nodes *out)
@@ -269,6 +272,36 @@ enum hak_err hak_get_sums(struct hak_rd r, struct hak_sums *out)
 								  : hak_rd_u32(&r);
 	}
 	return done(&r);
+}
+
+enum hak_err hak_put_brief(struct hak_wr *w, const struct hak_brief *s)
+{
+	BODY(brief, 9 + 2 * HAK_RECON_BRIEF);
+	hak_wr_u32(&b, s->round);
+	hak_wr_u8(&b, s->shift);
+	hak_wr_u32(&b, s->first);
+	for (unsigned i = 0; i < s->n; i++)
+		if (s->shift)
+			hak_wr_u16(&b, s->sum[i]);
+		else
+			hak_wr_u8(&b, (uint8_t)s->sum[i]);
+	return hak_wire_put_raw(w, HAK_REC_RECON_BRIEF, body_, hak_wr_len(&b));
+}
+
+enum hak_err hak_get_brief(struct hak_rd r, struct hak_brief *out)
+{
+	out->round = hak_rd_u32(&r);
+	out->shift = hak_rd_u8(&r);
+	out->first = hak_rd_u32(&r);
+	if (r.bad || !known_shift(out->shift) || out->shift == HAK_DIGEST_TOP || !hak_rd_left(&r) ||
+	    !node_exists(out->shift + HAK_DIGEST_FAN, out->first))
+		return HAK_EFORMAT;
+	for (out->n = 0; hak_rd_left(&r); out->n++) {
+		if (out->n == HAK_RECON_BRIEF)
+			return HAK_EFORMAT;
+		out->sum[out->n] = out->shift ? hak_rd_u16(&r) : hak_rd_u8(&r);
+	}
+	return out->n % (1u << HAK_DIGEST_FAN) ? HAK_EFORMAT : done(&r);
 }
 
 void hak_put_marks(struct hak_wr *w, const struct hak_marks *m)

@@ -42,7 +42,7 @@ struct hak_range {
 
 /* ---- comparison of the tables (hak_digest.h, docs/wire.md) ---- */
 
-enum { HAK_RECON_NODES = 256, HAK_RECON_SUMS = 128, HAK_RECON_GROUPS = 200 };
+enum { HAK_RECON_NODES = 256, HAK_RECON_SUMS = 128, HAK_RECON_GROUPS = 200, HAK_RECON_BRIEF = 640 };
 
 /* All of these name the round they belong to; its low HAK_ROUND_STEPS say which step
  * of one comparison it is. */
@@ -53,10 +53,12 @@ struct hak_round {
 	uint32_t round;
 	uint32_t entries;	/* WANT, LISTED: of the sender's table.  MARKED: chunks */
 	uint8_t bits;		/* BEGIN: of a slot's number; 0: too different, copy all */
+	bool brief;		/* WANT, BEGIN: by brief sums (hak_digest.h) */
 };
 
-struct hak_nodes {		/* RECON_ASK */
+struct hak_nodes {		/* RECON_ASK, RECON_ASK_BRIEF */
 	uint32_t round;
+	bool brief;
 	uint8_t shift;		/* a node is 2^shift slots */
 	unsigned n;
 	uint32_t node[HAK_RECON_NODES];
@@ -68,6 +70,14 @@ struct hak_sums {		/* RECON_SUMS */
 	uint32_t first;
 	unsigned n;
 	uint64_t sum[HAK_RECON_SUMS];	/* only the low half, but for the top's */
+};
+
+struct hak_brief {		/* RECON_BRIEF: of the children of some nodes, as asked for */
+	uint32_t round;
+	uint8_t shift;		/* of the children */
+	uint32_t first;		/* of these nodes */
+	unsigned n;		/* sums, 16 for each */
+	uint16_t sum[HAK_RECON_BRIEF];	/* of slots one byte travels */
 };
 
 struct hak_marks {		/* RECON_MARK */
@@ -96,10 +106,12 @@ void hak_put_verify(struct hak_wr *w, const struct hak_verify *v);
 void hak_put_table(struct hak_wr *w, const struct hak_table *t);
 /* HAK_ESPACE leaves the writer as it was. */
 enum hak_err hak_put_sums(struct hak_wr *w, const struct hak_sums *s);
+enum hak_err hak_put_brief(struct hak_wr *w, const struct hak_brief *s);
 
 enum hak_err hak_get_round(struct hak_rd r, struct hak_round *out);
 enum hak_err hak_get_nodes(struct hak_rd r, struct hak_nodes *out);
 enum hak_err hak_get_sums(struct hak_rd r, struct hak_sums *out);
+enum hak_err hak_get_brief(struct hak_rd r, struct hak_brief *out);
 enum hak_err hak_get_marks(struct hak_rd r, struct hak_marks *out);
 enum hak_err hak_get_verify(struct hak_rd r, struct hak_verify *out);
 enum hak_err hak_get_table(struct hak_rd r, struct hak_table *out);

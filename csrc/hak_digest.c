@@ -16,7 +16,7 @@ enum {
 
 enum hak_err hak_digest_init(struct hak_digest *d)
 {
-	void *p = mmap(NULL, SUMS_SIZE + 3 * (size_t)MAP_SIZE, PROT_READ | PROT_WRITE,
+	void *p = mmap(NULL, SUMS_SIZE + 4 * (size_t)MAP_SIZE, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	memset(d, 0, sizeof *d);
@@ -26,6 +26,7 @@ enum hak_err hak_digest_init(struct hak_digest *d)
 	d->dirty = d->sums + ((size_t)1 << HAK_DIGEST_BITS_MAX);
 	d->scope = d->dirty + HAK_DIGEST_MAP;
 	d->marked = d->scope + HAK_DIGEST_MAP;
+	d->known = d->marked + HAK_DIGEST_MAP;
 	d->bits = HAK_DIGEST_BITS_MIN;
 	return HAK_OK;
 }
@@ -33,7 +34,7 @@ enum hak_err hak_digest_init(struct hak_digest *d)
 void hak_digest_free(struct hak_digest *d)
 {
 	if (d->sums)
-		munmap(d->sums, SUMS_SIZE + 3 * (size_t)MAP_SIZE);
+		munmap(d->sums, SUMS_SIZE + 4 * (size_t)MAP_SIZE);
 	memset(d, 0, sizeof *d);
 }
 
@@ -61,7 +62,9 @@ unsigned hak_digest_bits(uint64_t entries)
 
 void hak_digest_restart(struct hak_digest *d)
 {
-	memset(d->sums, 0, sizeof *d->sums << d->bits);
+	for (uint32_t i = 0; i < words(d); i++)
+		for (uint64_t left = d->scope[i]; left; left &= left - 1)
+			d->sums[i * 64 + (unsigned)__builtin_ctzll(left)] = 0;
 }
 
 void hak_digest_begin(struct hak_digest *d, unsigned bits, const uint8_t session_key[16],
@@ -78,22 +81,25 @@ void hak_digest_begin(struct hak_digest *d, unsigned bits, const uint8_t session
 		hak_wr_u8(&w, i);
 		hak_wr_u64(&k, hak_siphash(seed, sizeof seed, session_key));
 	}
-	hak_digest_restart(d);
 	for (uint32_t i = 0; i < words(d); i++) {
-		d->dirty[i] = d->marked[i] = 0;
+		d->dirty[i] = d->marked[i] = d->known[i] = 0;
 		d->scope[i] = ~(uint64_t)0;
 	}
+	hak_digest_restart(d);
+	d->brief = false;
 	d->open = true;
 	d->copying = false;
 }
 
 void hak_digest_again(struct hak_digest *d)
 {
-	hak_digest_restart(d);
 	for (uint32_t i = 0; i < words(d); i++) {
+		if (d->brief)
+			d->known[i] = (d->known[i] | (d->scope[i] & ~d->dirty[i])) & ~d->marked[i];
 		d->scope[i] = (d->scope[i] & d->dirty[i]) | d->marked[i];
 		d->dirty[i] = d->marked[i] = 0;
 	}
+	hak_digest_restart(d);
 	d->open = true;
 	d->copying = false;
 }
@@ -234,9 +240,15 @@ uint64_t hak_digest_sum(const struct hak_digest *d, unsigned shift, uint32_t nod
 	uint64_t sum = 0;
 
 	for (uint32_t s = node << shift; s < (node + 1) << shift; s++)
-		if (hak_bit(d->scope, s) && !hak_bit(d->dirty, s))
+		if (hak_bit(d->known, s) || (hak_bit(d->scope, s) && !hak_bit(d->dirty, s)))
 			sum += d->sums[s];
 	return sum;
+}
+
+uint16_t hak_digest_brief(uint64_t sum, unsigned shift, uint32_t round)
+{
+	sum >>= round % 4 * 16;
+	return shift ? (uint16_t)sum : (uint8_t)sum;
 }
 
 uint64_t hak_digest_marks(const struct hak_digest *d)

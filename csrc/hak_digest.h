@@ -16,6 +16,11 @@
  * labels, TCP state and window scales, SCTP and DCCP state, helper, master, sequence
  * adjustments, SYNPROXY.  Neither: timeouts, counters, windows, TCP's other flags.
  *
+ * Brief sums are what is told of nodes below the top: two bytes, of slots one.  A slot
+ * that differs can look equal in these (and if all children of an unequal node do, all are
+ * taken for unequal).  So in a comparison by brief sums a further round's top has the sums
+ * of all slots, as they were when they were last summed up, and other bytes are told in it.
+ *
  * The keys come from the session, so that strangers, who choose the tuples, cannot
  * choose slots.  Memory is taken once and touched only as far as the bits reach.
  */
@@ -39,6 +44,8 @@ enum {
 struct hak_digest {
 	uint64_t *sums;			/* 2^HAK_DIGEST_BITS_MAX of them, owned */
 	uint64_t *dirty, *scope, *marked;	/* bitmaps over the slots, owned */
+	uint64_t *known;		/* brief: summed up in an earlier round, found clean */
+	bool brief;
 	unsigned bits;
 	bool open;			/* records make slots dirty, */
 	bool copying;			/* but for those of a copy, which are summed up */
@@ -70,6 +77,9 @@ bool hak_flow_differs(const struct hak_flow *a, const struct hak_flow *b);
 
 /* Sum of a node's slots that are in scope and not dirty. */
 uint64_t hak_digest_sum(const struct hak_digest *d, unsigned shift, uint32_t node);
+
+/* Of a sum, what is told in that round of nodes of that shift. */
+uint16_t hak_digest_brief(uint64_t sum, unsigned shift, uint32_t round);
 
 static inline bool hak_bit(const uint64_t *map, uint32_t i)
 {

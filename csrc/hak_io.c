@@ -250,10 +250,10 @@ static bool take_mail(struct hak_io *io, const struct hak_record *rec, uint64_t 
 	struct hak_round r;
 	struct hak_nodes n;
 	struct hak_marks m;
-	bool ok = rec->type == HAK_REC_RECON_ASK    ? !hak_get_nodes(body, &n)
-		  : rec->type == HAK_REC_RECON_MARK ? !hak_get_marks(body, &m)
-		  : rec->type == HAK_REC_OFFER	    ? hak_offer_valid(body)
-						    : !hak_get_round(body, &r);
+	bool nodes = rec->type == HAK_REC_RECON_ASK || rec->type == HAK_REC_RECON_ASK_BRIEF;
+	bool ok = nodes ? !hak_get_nodes(body, &n) :
+		  rec->type == HAK_REC_RECON_MARK ? !hak_get_marks(body, &m) :
+		  rec->type == HAK_REC_OFFER ? hak_offer_valid(body) : !hak_get_round(body, &r);
 	size_t len = hak_rd_left(&body);
 
 	if (!ok || len > sizeof e->mail.body)
@@ -367,6 +367,7 @@ static bool on_control(struct hak_io *io, unsigned link, uint64_t seq, struct ha
 		case HAK_REC_RECON_WANT:
 		case HAK_REC_RECON_CLOSE_WANT:
 		case HAK_REC_RECON_ASK:
+		case HAK_REC_RECON_ASK_BRIEF:
 		case HAK_REC_RECON_MARK:
 		case HAK_REC_OFFER:
 			if (!take_mail(io, &rec, now))

@@ -143,8 +143,11 @@ static void meet(struct hak_capture *c)
 
 static void say_round(struct hak_capture *c, uint8_t type, uint32_t entries, uint8_t bits)
 {
-	struct hak_round r = { .round = c->round, .entries = entries, .bits = bits };
 	struct hak_engine *e = c->e;
+	struct hak_round r = {
+		.round = c->round, .entries = entries, .bits = bits,
+		.brief = type == HAK_REC_RECON_BEGIN && bits && e->tx_digest.brief,
+	};
 
 	if (hak_wr_left(&e->batch) < 16)
 		hak_say_flush(e);
@@ -186,7 +189,7 @@ void hak_list_begin(struct hak_capture *c, uint32_t generation, uint32_t round, 
 	hak_wr_u32(&w, generation);
 	if (!c->scoped && sums && sums % HAK_ROUND_STEPS == 0 && sums != c->round) {
 		sums_begin(c, sums, own_entries(c));
-		e->tx_digest.copying = true;
+		e->tx_digest.copying = e->tx_digest.brief = true;
 		hak_roll_begin(&e->tx_roll);	/* each that is sent enters itself */
 		hak_wr_u32(&w, sums);
 		hak_wr_u8(&w, (uint8_t)e->tx_digest.bits);
@@ -403,6 +406,7 @@ static void round_begin(struct hak_capture *c, const struct hak_round *r)
 			return;
 		}
 		sums_begin(c, r->round, own);
+		e->tx_digest.brief = r->brief;
 	} else {
 		c->round = r->round;
 		c->closed = false;
@@ -426,6 +430,33 @@ static void say_sums(struct hak_capture *c, unsigned shift, uint32_t first, uint
 		(void)hak_put_sums(&e->batch, &s);
 	}
 	e->batch_records++;
+}
+
+/* Of the children of all these nodes. */
+static void say_brief(struct hak_capture *c, const struct hak_nodes *nodes)
+{
+	const struct hak_digest *d = &c->e->tx_digest;
+	struct hak_brief s = { .round = c->round, .shift = nodes->shift - HAK_DIGEST_FAN };
+
+	for (unsigned i = 0; i < nodes->n; i++) {
+		if (nodes->node[i] >= hak_digest_nodes(d, nodes->shift))
+			return;
+		if (!s.n)
+			s.first = nodes->node[i];
+		for (uint32_t k = 0; k < 1u << HAK_DIGEST_FAN; k++)
+			s.sum[s.n++] = hak_digest_brief(
+				hak_digest_sum(d, s.shift, nodes->node[i] << HAK_DIGEST_FAN | k),
+				s.shift, c->round);
+		if (s.n < HAK_RECON_BRIEF && i + 1 < nodes->n)
+			continue;
+		if (hak_put_brief(&c->e->batch, &s)) {
+			hak_say_flush(c->e);
+			(void)hak_put_brief(&c->e->batch, &s);
+		}
+		c->e->batch_records++;
+		s.n = 0;
+	}
+	hak_say_flush(c->e);
 }
 
 static void round_close(struct hak_capture *c)
@@ -493,6 +524,10 @@ void hak_list_mail(struct hak_capture *c)
 				say_sums(c, nodes.shift - HAK_DIGEST_FAN,
 					 nodes.node[i] << HAK_DIGEST_FAN, 1u << HAK_DIGEST_FAN);
 		hak_say_flush(c->e);
+		break;
+	case HAK_REC_RECON_ASK_BRIEF:
+		if (!hak_get_nodes(body, &nodes) && nodes.round == c->round && c->closed)
+			say_brief(c, &nodes);
 		break;
 	case HAK_REC_RECON_MARK:
 		if (!hak_get_marks(body, &marks) && marks.round == c->round && c->closed)

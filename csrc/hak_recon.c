@@ -47,7 +47,7 @@ static uint64_t *unequal(struct hak_apply *a, unsigned shift)
 static void want_round(struct hak_apply *a)
 {
 	int64_t n = hak_nl_table_count(&a->e->apply_nl, NULL);
-	struct hak_round r = { .round = a->round, .entries = n > 0 ? (uint32_t)n : 0 };
+	struct hak_round r = { .round = a->round, .entries = n > 0 ? (uint32_t)n : 0, .brief = true };
 	uint8_t bytes[32];
 	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
 
@@ -228,8 +228,10 @@ static void on_begin(struct hak_apply *a, const struct hak_round *r)
 	}
 	if (r->round % HAK_ROUND_STEPS)
 		hak_digest_again(&e->rx_digest);
-	else
+	else {
 		hak_recon_sums(a, r->bits);
+		e->rx_digest.brief = r->brief;
+	}
 	a->own_done = a->peer_done = false;
 	hak_apply_phase(a, HAK_PHASE_LISTING);
 	hak_count(&e->stats, HAK_STAT_RECON_ROUNDS);
@@ -393,7 +395,7 @@ static void verdict(struct hak_apply *a)
 static void narrow(struct hak_apply *a)
 {
 	const struct hak_digest *d = &a->e->rx_digest;
-	struct hak_nodes n = { .round = a->round };
+	struct hak_nodes n = { .round = a->round, .brief = d->brief };
 	uint8_t bytes[HAK_PAYLOAD_MAX];
 	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
 
@@ -412,6 +414,7 @@ static void narrow(struct hak_apply *a)
 	}
 	n.shift = (uint8_t)a->shift;
 	a->node_last = n.node[n.n - 1];
+	a->node_due = n.node[0];
 	hak_apply_phase(a, HAK_PHASE_NARROW);
 	hak_put_nodes(&w, &n);
 	hak_wish(a->e, &w);
@@ -444,6 +447,39 @@ static void on_sums(struct hak_apply *a, const struct hak_sums *s)
 	}
 }
 
+/* Of the children of nodes that were asked for, in their order. */
+static void on_brief(struct hak_apply *a, const struct hak_brief *s)
+{
+	const struct hak_digest *d = &a->e->rx_digest;
+	uint64_t *below = s->shift ? unequal(a, s->shift) : d->marked;
+	uint32_t nodes;
+
+	if (a->phase != HAK_PHASE_NARROW || s->round != a->round || !d->brief ||
+	    (unsigned)s->shift + HAK_DIGEST_FAN != a->shift || s->first != a->node_due)
+		return;
+	nodes = hak_digest_nodes(d, a->shift);
+	for (unsigned at = 0; at < s->n && a->node_due <= a->node_last;) {
+		uint32_t first = a->node_due << HAK_DIGEST_FAN;
+		bool found = false;
+
+		for (uint32_t i = first; i < first + (1u << HAK_DIGEST_FAN); i++, at++) {
+			if (hak_digest_brief(hak_digest_sum(d, s->shift, i), s->shift, a->round) ==
+			    s->sum[at])
+				continue;
+			hak_bit_set(below, i);
+			found = true;
+		}
+		/* One of them differs for certain. */
+		for (uint32_t i = first; !found && i < first + (1u << HAK_DIGEST_FAN); i++)
+			hak_bit_set(below, i);
+		do
+			a->node_due++;
+		while (a->node_due < nodes && !hak_bit(unequal(a, a->shift), a->node_due));
+	}
+	if (a->node_due > a->node_last)
+		narrow(a);
+}
+
 /* ---- after a copy ---------------------------------------------------- */
 
 void hak_recon_counted(struct hak_apply *a)
@@ -471,12 +507,19 @@ void hak_recon_copied(struct hak_apply *a)
 enum hak_err hak_recon_on_record(struct hak_apply *a, uint8_t type, struct hak_rd body)
 {
 	struct hak_sums s;
+	struct hak_brief b;
 	struct hak_round r;
 
 	if (type == HAK_REC_RECON_SUMS) {
 		if (hak_get_sums(body, &s))
 			return HAK_EFORMAT;
 		on_sums(a, &s);
+		return HAK_OK;
+	}
+	if (type == HAK_REC_RECON_BRIEF) {
+		if (hak_get_brief(body, &b))
+			return HAK_EFORMAT;
+		on_brief(a, &b);
 		return HAK_OK;
 	}
 	if (hak_get_round(body, &r))

@@ -471,7 +471,7 @@ void hak_sync_on_begin(struct hak_apply *a, uint32_t generation, uint32_t sums, 
 	hak_wish(a->e, NULL);
 	if (!a->scoped && sums && sums == a->round) {
 		hak_recon_sums(a, bits);
-		a->e->rx_digest.copying = a->unread = true;
+		a->e->rx_digest.copying = a->e->rx_digest.brief = a->unread = true;
 		hak_roll_begin(&a->e->rx_roll);
 	}
 	hak_apply_phase(a, HAK_PHASE_RUNNING);

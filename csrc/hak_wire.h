@@ -82,6 +82,7 @@ enum hak_rec {			/* record types */
 	HAK_REC_RECON_CLOSE = 22,	/* as of here; sums follow */
 	HAK_REC_RECON_SUMS = 23,
 	HAK_REC_RECON_MARKED = 24,	/* slots that a copy is wanted of were noted */
+	HAK_REC_RECON_BRIEF = 26,	/* sums again, less of each */
 	HAK_REC_OFFERED = 25,	/* u32 number of the OFFER, u32 taken, u32 refused */
 
 	/* control (CONTROL) */
@@ -103,6 +104,7 @@ enum hak_rec {			/* record types */
 	HAK_REC_PREPARE = 77,	/* active to passive: HANDOVER comes soon; open your gate */
 	HAK_REC_ARMED = 78,	/* passive to active: u32 term of PREPARE: it is open */
 	HAK_REC_OFFER = 79,	/* u32 number, then FLOW_SYNC records: take these */
+	HAK_REC_RECON_ASK_BRIEF = 81,	/* as RECON_ASK, to be answered by RECON_BRIEF */
 	HAK_REC_LINKS = 80,	/* u8: a bit for each of the sender's links that is down */
 };
 

@@ -30,9 +30,10 @@ FLOW_NEW, FLOW_UPDATE, FLOW_DESTROY, FLOW_SYNC = 1, 2, 3, 4
 EXP_NEW, EXP_DESTROY = 8, 9
 SYNC_BEGIN, SYNC_END, HANDOVER, SYNC_LOST = 16, 17, 18, 19
 RECON_BEGIN, RECON_LISTED, RECON_CLOSE, RECON_SUMS, RECON_MARKED, OFFERED = range(20, 26)
+RECON_BRIEF = 26
 HEARTBEAT, STATUS, ACK, NACK, SYNC_WANT, FLOW_WANT, BYE = range(64, 71)
 RECON_WANT, RECON_CLOSE_WANT, RECON_ASK, RECON_MARK, VERIFY, TABLE = range(71, 77)
-PREPARE, ARMED, OFFER, LINKS = range(77, 81)
+PREPARE, ARMED, OFFER, LINKS, RECON_ASK_BRIEF = range(77, 82)
 
 ENCRYPT, KEEP = 1, 2  # flags of HELLO and WELCOME
 STARTING, PASSIVE, ACTIVE, FAULT = range(4)
@@ -132,9 +133,9 @@ def nack(*ranges: tuple[int, int]) -> bytes:
     return record(NACK, b"".join(struct.pack(">QH", first, count) for first, count in ranges))
 
 
-def recon(kind: int, number: int, entries: int = 0, bits: int = 0) -> bytes:
+def recon(kind: int, number: int, entries: int = 0, bits: int = 0, brief: bool = False) -> bytes:
     """BEGIN, LISTED, CLOSE, MARKED, WANT, CLOSE_WANT of round `number`."""
-    return record(kind, struct.pack(">IIB", number, entries, bits))
+    return record(kind, struct.pack(">IIB", number, entries, bits) + b"\1" * brief)
 
 
 def recon_sums(number: int, shift: int, first: int, sums: list[int]) -> bytes:
@@ -142,8 +143,13 @@ def recon_sums(number: int, shift: int, first: int, sums: list[int]) -> bytes:
     return record(RECON_SUMS, struct.pack(f">IBI{len(sums)}{size}", number, shift, first, *sums))
 
 
-def recon_ask(number: int, shift: int, nodes: list[int]) -> bytes:
-    return record(RECON_ASK, struct.pack(f">IB{len(nodes)}I", number, shift, *nodes))
+def recon_brief(number: int, shift: int, first: int, sums: list[int]) -> bytes:
+    size = "H" if shift else "B"
+    return record(RECON_BRIEF, struct.pack(f">IBI{len(sums)}{size}", number, shift, first, *sums))
+
+
+def recon_ask(number: int, shift: int, nodes: list[int], kind: int = RECON_ASK) -> bytes:
+    return record(kind, struct.pack(f">IB{len(nodes)}I", number, shift, *nodes))
 
 
 def recon_mark(number: int, chunk: int, groups: dict[int, int]) -> bytes:

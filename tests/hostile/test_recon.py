@@ -26,7 +26,9 @@ from tests.hostile.k2k import (
     FLOW_SYNC,
     FLOW_WANT,
     RECON_ASK,
+    RECON_ASK_BRIEF,
     RECON_BEGIN,
+    RECON_BRIEF,
     RECON_CLOSE,
     RECON_CLOSE_WANT,
     RECON_LISTED,
@@ -44,6 +46,7 @@ from tests.hostile.k2k import (
     heartbeat,
     recon,
     recon_ask,
+    recon_brief,
     recon_mark,
     recon_sums,
     record,
@@ -97,6 +100,7 @@ class Asker:
     def still_asks(self, kind: int, body: bytes) -> None:
         """What was sent is refused: the same question comes twice more, and no other."""
         questions = {RECON_WANT, RECON_CLOSE_WANT, RECON_ASK, RECON_MARK, SYNC_WANT}
+        questions.add(RECON_ASK_BRIEF)
         self.bench.fence()
         self.bench.peer.drain()
         seen = 0
@@ -128,7 +132,8 @@ def test_answers_in_any_order_but_the_right_one(bench: Bench) -> None:
     question stands until its own answer comes."""
     asker, peer = Asker(bench), bench.peer
     body = asker.asks(RECON_WANT)
-    number, entries, _ = struct.unpack(">IIB", body)
+    number, entries, _, brief = struct.unpack(">IIBB", body)
+    assert brief == 1
     assert (number % 16, entries) == (0, ENTRIES)
     asker.wrong(number, RECON_BEGIN)
     asker.still_asks(RECON_WANT, body)
@@ -195,7 +200,7 @@ def test_answers_in_any_order_but_the_right_one(bench: Bench) -> None:
     # that the next proof needs anyway
     peer.data(sync(SYNC_END, generation, 4))
     body = asker.asks(RECON_WANT)
-    assert struct.unpack(">IIB", body)[0] == number + 1
+    assert struct.unpack(">IIB", body[:9])[0] == number + 1
     peer.data(recon(RECON_BEGIN, number + 1, 0, 12), recon(RECON_LISTED, number + 1, ENTRIES))
     asker.asks(RECON_CLOSE_WANT)
     peer.data(recon(RECON_CLOSE, number + 1))
@@ -208,7 +213,7 @@ def differing_rounds(bench: Bench, slot_of: Callable[[int], int | None]) -> None
     comparison, one slot differs; until a round in which none does, or a verdict."""
     asker, peer = Asker(bench), bench.peer
     body = asker.asks(RECON_WANT)
-    first = struct.unpack(">IIB", body)[0]
+    first = struct.unpack(">IIB", body[:9])[0]
     number, slot = first, slot_of(0)
 
     def sums(shift: int, node: int, n: int) -> bytes:
@@ -259,53 +264,20 @@ def test_repairs_that_do_not_help_are_given_up(bench: Bench) -> None:
 def test_the_end_of_a_copy_twice(bench: Bench) -> None:
     """What came after the copy was not in it, and is no reason to go."""
     asker, peer = Asker(bench), bench.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
+    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
     peer.data(recon(RECON_BEGIN, number, 1, 0))  # of another size: all of it
     generation = struct.unpack(">II", asker.asks(SYNC_WANT)[:8])[0]
     whole = [sync(SYNC_BEGIN, generation), udp(FLOW_SYNC, 9), sync(SYNC_END, generation, 1)]
     peer.data(*whole)
-    again = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
+    again = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
     assert again == number + 16
     assert ports(bench) == {9}
     peer.data(udp(FLOW_NEW, 10))
     peer.data(sync(SYNC_BEGIN, generation), sync(SYNC_END, generation, 0))
     peer.data(udp(FLOW_NEW, 11))
     until(lambda: 11 in ports(bench), 2, "what came last")
-    asker.still_asks(RECON_WANT, struct.pack(">IIB", again, 1, 0))
+    asker.still_asks(RECON_WANT, struct.pack(">IIBB", again, 1, 0, 1))
     assert ports(bench) == {9, 10, 11}
-
-
-def test_a_copy_that_is_its_own_proof(bench: Bench) -> None:
-    """What our kernel took of it is compared with what the peer says that it sent, and only
-    if the sums are of the round that was asked for."""
-    asker, peer = Asker(bench), bench.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
-    peer.data(recon(RECON_BEGIN, number, 1, 0))
-    generation, of, sums_of = struct.unpack(">III", asker.asks(SYNC_WANT))
-    assert (of, sums_of) == (0, number)
-    peer.data(record(SYNC_BEGIN, struct.pack(">IIB", generation, number, 12)))
-    peer.data(udp(FLOW_SYNC, 9), sync(SYNC_END, generation, 1))
-    body = asker.asks(RECON_CLOSE_WANT)
-    assert ports(bench) == {9}
-    asker.wrong(number, RECON_CLOSE)
-    asker.still_asks(RECON_CLOSE_WANT, body)
-    peer.data(recon(RECON_CLOSE, number), recon_sums(number, 12, 0, [1]))
-    assert asker.asks(RECON_ASK)[:5] == struct.pack(">IB", number, 12)
-    assert not bench.side.engine.stream()["synced"]
-    assert ports(bench) == {9}
-
-
-@pytest.mark.parametrize("other", [0, 1, 17, 2**32 - 16])
-def test_a_copy_with_sums_of_another_round(bench: Bench, other: int) -> None:
-    """It is a copy, and proves nothing: the comparison begins anew."""
-    asker, peer = Asker(bench), bench.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
-    peer.data(recon(RECON_BEGIN, number, 1, 0))
-    generation = struct.unpack(">III", asker.asks(SYNC_WANT))[0]
-    peer.data(record(SYNC_BEGIN, struct.pack(">IIB", generation, other, 12)))
-    peer.data(udp(FLOW_SYNC, 9), sync(SYNC_END, generation, 1))
-    assert struct.unpack(">IIB", asker.asks(RECON_WANT))[0] == number + 16
-    assert ports(bench) == {9}
 
 
 @pytest.mark.parametrize(
@@ -316,6 +288,14 @@ def test_a_copy_with_sums_of_another_round(bench: Bench, other: int) -> None:
         recon(RECON_BEGIN, 16, 0, 11),
         recon(RECON_BEGIN, 16, 0, 21),
         recon(RECON_LISTED, 16, 0, 255),
+        recon_brief(16, 3, 0, [1] * 16),
+        recon_brief(16, 12, 0, [1] * 16),
+        recon_brief(16, 8, 0, []),
+        recon_brief(16, 8, 0, [1] * 15),
+        recon_brief(16, 8, 256, [1] * 16),
+        recon_brief(16, 0, 2**16, [1] * 16),
+        recon_brief(16, 0, 0, [1] * 656),
+        record(RECON_BRIEF, struct.pack(">IBI", 16, 4, 0) + bytes(31)),
         recon_sums(16, 3, 0, [1]),
         recon_sums(16, 16, 0, [1]),
         recon_sums(16, 252, 0, [1]),
@@ -340,6 +320,9 @@ def test_answers_that_cannot_be(bench: Bench, part: bytes) -> None:
     [
         recon(RECON_WANT, 16, 0, 21),
         recon_ask(16, 0, [0]),
+        recon_ask(16, 0, [0], RECON_ASK_BRIEF),
+        recon_ask(16, 4, [], RECON_ASK_BRIEF),
+        recon_ask(16, 4, [1 << 16], RECON_ASK_BRIEF),
         recon_ask(16, 16, [0]),
         recon_ask(16, 5, [0]),
         recon_ask(16, 4, []),
@@ -530,27 +513,6 @@ def test_a_request_for_a_copy_that_was_overtaken(active: Bench) -> None:
     teller.hear(SYNC_END)
 
 
-def test_a_copy_that_is_summed_up(active: Bench) -> None:
-    """As the round that was asked for, if it can be one; its sums are those of a round."""
-    teller, peer = Teller(active), active.peer
-    flows(active, ENTRIES)
-    for n, number in enumerate((0, 1, 17, 2**32 - 1)):
-        peer.control(sync_want(20 + n, 0, number))
-        assert teller.hear(SYNC_END)[0] == (SYNC_BEGIN, struct.pack(">I", 20 + n))
-        teller.silent(recon(RECON_CLOSE_WANT, number))
-    peer.control(sync_want(30, 0, 32))
-    assert teller.hear(SYNC_END)[0] == (SYNC_BEGIN, struct.pack(">IIB", 30, 32, 12))
-    teller.silent(*questions(32), recon(RECON_CLOSE_WANT, 16))
-    peer.control(recon(RECON_CLOSE_WANT, 32))
-    copied = teller.hear(RECON_SUMS)[-1][1][9:]
-    teller.begun(33)
-    teller.closed(33)
-    peer.control(sync_want(31, 0, 33))  # not a first one
-    assert teller.hear(SYNC_END)[0] == (SYNC_BEGIN, struct.pack(">I", 31))
-    assert len(copied) == 8
-    assert any(copied)
-
-
 def test_rounds_of_an_earlier_session(active: Bench) -> None:
     """Its key, by which slots are told, is gone."""
     teller = Teller(active)
@@ -692,12 +654,12 @@ def impatient(lab: Lab) -> Iterator[Bench]:
 
 def test_a_listing_that_never_ends(impatient: Bench) -> None:
     asker, peer = Asker(impatient), impatient.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
+    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
     peer.data(recon(RECON_BEGIN, number, 0, 12))
     body = asker.asks(RECON_WANT)
-    while struct.unpack(">IIB", body)[0] == number:  # told before the answer had come
+    while struct.unpack(">IIB", body[:9])[0] == number:  # told before the answer had come
         body = asker.asks(RECON_WANT)
-    assert struct.unpack(">IIB", body) == (number + 16, ENTRIES, 0)
+    assert struct.unpack(">IIB", body[:9]) == (number + 16, ENTRIES, 0)
     assert impatient.stat("recon.stalled") == 1
     peer.data(recon(RECON_LISTED, number, ENTRIES))  # too late
     asker.still_asks(RECON_WANT, body)
@@ -707,7 +669,7 @@ def test_a_listing_that_never_ends(impatient: Bench) -> None:
 def test_a_copy_that_never_ends(impatient: Bench) -> None:
     """It may take as long as it likes, while it goes on."""
     asker, peer = Asker(impatient), impatient.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT))[0]
+    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
     peer.data(recon(RECON_BEGIN, number, 5000, 0))
     generation = struct.unpack(">I", asker.asks(SYNC_WANT)[:4])[0]
     began = time.monotonic()
@@ -718,7 +680,7 @@ def test_a_copy_that_never_ends(impatient: Bench) -> None:
         until(lambda n=n: n in ports(impatient), 2, "what was copied")
         n += 1
     assert impatient.stat("recon.stalled") == 0
-    assert struct.unpack(">IIB", asker.asks(RECON_WANT))[0] > number
+    assert struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0] > number
     assert impatient.stat("recon.stalled") == 1
 
 

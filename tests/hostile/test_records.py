@@ -31,6 +31,7 @@ from tests.hostile.k2k import (
     nack,
     recon,
     recon_ask,
+    recon_brief,
     recon_mark,
     recon_sums,
     record,
@@ -70,6 +71,7 @@ RECORDS = {
     "RECON_LISTED": recon(k2k.RECON_LISTED, 7),
     "RECON_CLOSE": recon(k2k.RECON_CLOSE, 7),
     "RECON_SUMS": recon_sums(7, 12, 0, [1]),
+    "RECON_BRIEF": recon_brief(7, 4, 0, [1] * 16),
     "RECON_MARKED": recon(k2k.RECON_MARKED, 7),
     "OFFERED": record(k2k.OFFERED, struct.pack(">III", 1, 1, 0)),
 }
@@ -84,6 +86,7 @@ BODIES = {
     "RECON_WANT": recon(k2k.RECON_WANT, 7),
     "RECON_CLOSE_WANT": recon(k2k.RECON_CLOSE_WANT, 7),
     "RECON_ASK": recon_ask(7, 4, [0]),
+    "RECON_ASK_BRIEF": recon_ask(7, 4, [0], k2k.RECON_ASK_BRIEF),
     "RECON_MARK": recon_mark(7, 0, {0: 1}),
     "VERIFY": verify(1),
     "TABLE": table(1),
@@ -93,7 +96,7 @@ BODIES = {
     "OFFER": record(k2k.OFFER, struct.pack(">I", 1) + udp(FLOW_SYNC, 1)),
 }
 # More of it is more to say.  TABLE without its end is an older node's.
-LISTS = ("NACK", "RECON_ASK", "RECON_MARK", "TABLE", "OFFER")
+LISTS = ("NACK", "RECON_ASK", "RECON_ASK_BRIEF", "RECON_MARK", "TABLE", "OFFER")
 # Shorter ones that are bodies too.
 SHORTER = {"NACK": {10}, "SYNC_WANT with sums": {4, 8}}
 
