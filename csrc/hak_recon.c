@@ -47,11 +47,13 @@ static uint64_t *unequal(struct hak_apply *a, unsigned shift)
 static void want_round(struct hak_apply *a)
 {
 	int64_t n = hak_nl_table_count(&a->e->apply_nl, NULL);
-	struct hak_round r = { .round = a->round, .entries = n > 0 ? (uint32_t)n : 0, .brief = true };
+	struct hak_round r = { .round = a->round, .entries = n > 0 ? (uint32_t)n : 0 };
 	uint8_t bytes[32];
 	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
 
 	hak_apply_phase(a, HAK_PHASE_WANT);
+	/* A mere look has no further round in which it finds what brief sums hide. */
+	r.brief = a->repair;
 	hak_put_round(&w, HAK_REC_RECON_WANT, &r);
 	hak_wish(a->e, &w);
 }

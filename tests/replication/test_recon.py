@@ -60,6 +60,16 @@ def test_a_look_repairs_nothing(two: Pair) -> None:
     assert counts(verify(two.a)) == (0, 0, 0, 0)
 
 
+def test_many_differences_in_neighbouring_slots(two: Pair) -> None:
+    """A slot that looks equal in what is told of its sum is not forgotten: a look counts
+    all, and so does a repair in the end."""
+    some = fill(two, 3000)
+    two.lab.fw2.ct.delete(*some[::3])
+    assert counts(verify(two.a, repair=False)) == (1000, 0, 0, 0)
+    assert counts(verify(two.a)) == (1000, 0, 0, 1000)
+    equal(two)
+
+
 def test_a_table_that_somebody_emptied_is_not_called_equal(two: Pair) -> None:
     """So much is missing that all is copied, without a comparison before it."""
     fill(two, 600)
