@@ -276,13 +276,16 @@ enum hak_err hak_get_sums(struct hak_rd r, struct hak_sums *out)
 
 enum hak_err hak_put_brief(struct hak_wr *w, const struct hak_brief *s)
 {
-	BODY(brief, 9 + 2 * HAK_RECON_BRIEF);
+	BODY(brief, 10 + HAK_RECON_BRIEF);
 	hak_wr_u32(&b, s->round);
 	hak_wr_u8(&b, s->shift);
 	hak_wr_u32(&b, s->first);
+	hak_wr_u8(&b, s->size);
 	for (unsigned i = 0; i < s->n; i++)
-		if (s->shift)
-			hak_wr_u16(&b, s->sum[i]);
+		if (s->size == 4)
+			hak_wr_u32(&b, s->sum[i]);
+		else if (s->size == 2)
+			hak_wr_u16(&b, (uint16_t)s->sum[i]);
 		else
 			hak_wr_u8(&b, (uint8_t)s->sum[i]);
 	return hak_wire_put_raw(w, HAK_REC_RECON_BRIEF, body_, hak_wr_len(&b));
@@ -293,15 +296,17 @@ enum hak_err hak_get_brief(struct hak_rd r, struct hak_brief *out)
 	out->round = hak_rd_u32(&r);
 	out->shift = hak_rd_u8(&r);
 	out->first = hak_rd_u32(&r);
-	if (r.bad || !known_shift(out->shift) || out->shift == HAK_DIGEST_TOP || !hak_rd_left(&r) ||
-	    !node_exists(out->shift + HAK_DIGEST_FAN, out->first))
+	out->size = hak_rd_u8(&r);
+	if (r.bad || !known_shift(out->shift) || out->shift == HAK_DIGEST_TOP ||
+	    !node_exists(out->shift + HAK_DIGEST_FAN, out->first) ||
+	    (out->size != 1 && out->size != 2 && out->size != 4) || !hak_rd_left(&r) ||
+	    hak_rd_left(&r) > HAK_RECON_BRIEF ||
+	    hak_rd_left(&r) % ((size_t)out->size << HAK_DIGEST_FAN))
 		return HAK_EFORMAT;
-	for (out->n = 0; hak_rd_left(&r); out->n++) {
-		if (out->n == HAK_RECON_BRIEF)
-			return HAK_EFORMAT;
-		out->sum[out->n] = out->shift ? hak_rd_u16(&r) : hak_rd_u8(&r);
-	}
-	return out->n % (1u << HAK_DIGEST_FAN) ? HAK_EFORMAT : done(&r);
+	for (out->n = 0; hak_rd_left(&r); out->n++)
+		out->sum[out->n] = out->size == 4 ? hak_rd_u32(&r) :
+				   out->size == 2 ? hak_rd_u16(&r) : hak_rd_u8(&r);
+	return done(&r);
 }
 
 void hak_put_marks(struct hak_wr *w, const struct hak_marks *m)

@@ -42,7 +42,7 @@ struct hak_range {
 
 /* ---- comparison of the tables (hak_digest.h, docs/wire.md) ---- */
 
-enum { HAK_RECON_NODES = 256, HAK_RECON_SUMS = 128, HAK_RECON_GROUPS = 200, HAK_RECON_BRIEF = 640 };
+enum { HAK_RECON_NODES = 256, HAK_RECON_SUMS = 128, HAK_RECON_GROUPS = 200, HAK_RECON_BRIEF = 1280 };
 
 /* All of these name the round they belong to; its low HAK_ROUND_STEPS say which step
  * of one comparison it is. */
@@ -74,10 +74,11 @@ struct hak_sums {		/* RECON_SUMS */
 
 struct hak_brief {		/* RECON_BRIEF: of the children of some nodes, as asked for */
 	uint32_t round;
-	uint8_t shift;		/* of the children */
-	uint32_t first;		/* of these nodes */
-	unsigned n;		/* sums, 16 for each */
-	uint16_t sum[HAK_RECON_BRIEF];	/* of slots one byte travels */
+	uint8_t shift;			/* of the children */
+	uint32_t first;			/* of these nodes */
+	uint8_t size;			/* bytes of a sum: 1, 2, 4 */
+	unsigned n;			/* sums, 16 for each node; HAK_RECON_BRIEF bytes at most */
+	uint32_t sum[HAK_RECON_BRIEF];
 };
 
 struct hak_marks {		/* RECON_MARK */

@@ -10,6 +10,7 @@ enum {
 	SUMS_SIZE = sizeof(uint64_t) << HAK_DIGEST_BITS_MAX,
 	MAP_SIZE = HAK_DIGEST_MAP * sizeof(uint64_t),
 	CONTENT_MAX = 256,
+	BITS_SMALL = 14, BITS_LARGE = 18,	/* of tables, as brief sums see them */
 };
 
 /* ---- memory ---------------------------------------------------------- */
@@ -245,10 +246,20 @@ uint64_t hak_digest_sum(const struct hak_digest *d, unsigned shift, uint32_t nod
 	return sum;
 }
 
-uint16_t hak_digest_brief(uint64_t sum, unsigned shift, uint32_t round)
+/* A slot can hide only beside another one that differs, under the same node.  The fewer
+ * slots there are, the likelier is that, and the less do longer sums cost. */
+unsigned hak_digest_brief_size(const struct hak_digest *d, unsigned shift)
 {
-	sum >>= round % 4 * 16;
-	return shift ? (uint16_t)sum : (uint8_t)sum;
+	return d->bits <= BITS_SMALL ? 4 : shift || d->bits < BITS_LARGE ? 2 : 1;
+}
+
+uint32_t hak_digest_brief(uint64_t sum, unsigned size, uint32_t round)
+{
+	unsigned turn = round % 4 * 16;
+
+	if (turn)
+		sum = sum >> turn | sum << (64 - turn);
+	return (uint32_t)(sum & (UINT64_MAX >> (64 - 8 * size)));
 }
 
 uint64_t hak_digest_marks(const struct hak_digest *d)

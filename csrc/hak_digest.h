@@ -16,10 +16,12 @@
  * labels, TCP state and window scales, SCTP and DCCP state, helper, master, sequence
  * adjustments, SYNPROXY.  Neither: timeouts, counters, windows, TCP's other flags.
  *
- * Brief sums are what is told of nodes below the top: two bytes, of slots one.  A slot
- * that differs can look equal in these (and if all children of an unequal node do, all are
- * taken for unequal).  So in a comparison by brief sums a further round's top has the sums
- * of all slots, as they were when they were last summed up, and other bytes are told in it.
+ * Brief sums are what is told of nodes below the top: as many bytes as make it rare that
+ * one of those that differ looks equal, which costs a further copy and round; where there
+ * are very many slots these cost less than the bytes.  (If all children of an unequal node
+ * look equal, all are taken for unequal.)  So in a comparison by brief sums a further
+ * round's top has the sums of all slots, as they were when they were last summed up, and
+ * other bytes are told in it.
  *
  * The keys come from the session, so that strangers, who choose the tuples, cannot
  * choose slots.  Memory is taken once and touched only as far as the bits reach.
@@ -78,8 +80,9 @@ bool hak_flow_differs(const struct hak_flow *a, const struct hak_flow *b);
 /* Sum of a node's slots that are in scope and not dirty. */
 uint64_t hak_digest_sum(const struct hak_digest *d, unsigned shift, uint32_t node);
 
-/* Of a sum, what is told in that round of nodes of that shift. */
-uint16_t hak_digest_brief(uint64_t sum, unsigned shift, uint32_t round);
+/* How many bytes are told of the sums of nodes of that shift: 1, 2 or 4; and which. */
+unsigned hak_digest_brief_size(const struct hak_digest *d, unsigned shift);
+uint32_t hak_digest_brief(uint64_t sum, unsigned size, uint32_t round);
 
 static inline bool hak_bit(const uint64_t *map, uint32_t i)
 {

@@ -438,6 +438,7 @@ static void say_brief(struct hak_capture *c, const struct hak_nodes *nodes)
 	const struct hak_digest *d = &c->e->tx_digest;
 	struct hak_brief s = { .round = c->round, .shift = nodes->shift - HAK_DIGEST_FAN };
 
+	s.size = (uint8_t)hak_digest_brief_size(d, s.shift);
 	for (unsigned i = 0; i < nodes->n; i++) {
 		if (nodes->node[i] >= hak_digest_nodes(d, nodes->shift))
 			return;
@@ -446,8 +447,8 @@ static void say_brief(struct hak_capture *c, const struct hak_nodes *nodes)
 		for (uint32_t k = 0; k < 1u << HAK_DIGEST_FAN; k++)
 			s.sum[s.n++] = hak_digest_brief(
 				hak_digest_sum(d, s.shift, nodes->node[i] << HAK_DIGEST_FAN | k),
-				s.shift, c->round);
-		if (s.n < HAK_RECON_BRIEF && i + 1 < nodes->n)
+				s.size, c->round);
+		if (s.n * s.size < HAK_RECON_BRIEF && i + 1 < nodes->n)
 			continue;
 		if (hak_put_brief(&c->e->batch, &s)) {
 			hak_say_flush(c->e);

@@ -465,7 +465,7 @@ static void on_brief(struct hak_apply *a, const struct hak_brief *s)
 		bool found = false;
 
 		for (uint32_t i = first; i < first + (1u << HAK_DIGEST_FAN); i++, at++) {
-			if (hak_digest_brief(hak_digest_sum(d, s->shift, i), s->shift, a->round) ==
+			if (hak_digest_brief(hak_digest_sum(d, s->shift, i), s->size, a->round) ==
 			    s->sum[at])
 				continue;
 			hak_bit_set(below, i);

@@ -303,6 +303,40 @@ static enum hak_err hello_trip(const struct hak_hello *h, struct hak_hello *got)
 	return hak_get_hello(hak_rd_on(w.base, hak_wr_len(&w)), got);
 }
 
+/* Sums of each size, as many as a record may have; one more or less is malformed. */
+static void test_brief(void)
+{
+	for (unsigned size = 1; size <= 4; size *= 2)
+		for (unsigned n = 16; n <= HAK_RECON_BRIEF / size; n += 16) {
+			struct hak_brief s = { .round = 0xfedcba98, .shift = n % 32 ? 4 : 0,
+					       .first = n, .size = (uint8_t)size, .n = n }, got;
+			struct hak_wr w = wr();
+			struct hak_rd body;
+			uint8_t longer[MAX] = { 0 };
+
+			CASE("%u sums of %u bytes", n, size);
+			for (unsigned i = 0; i < n; i++)
+				s.sum[i] = 0xfedcba98u + i * 0x01010101u;
+			NEED(!hak_put_brief(&w, &s));
+			body = body_of(&w, HAK_REC_RECON_BRIEF);
+			EQUAL(hak_rd_left(&body), 10 + n * size);
+			EQUAL(hak_get_brief(body, &got), HAK_OK);
+			EQUAL(got.round, s.round);
+			EQUAL(got.shift, s.shift);
+			EQUAL(got.first, s.first);
+			EQUAL(got.size, size);
+			EQUAL(got.n, n);
+			for (unsigned i = 0; i < n; i++)
+				EQUAL(got.sum[i], s.sum[i] & (UINT32_MAX >> (32 - 8 * size)));
+			memcpy(longer, body.pos, 10 + n * size);
+			CHECK(hak_get_brief(hak_rd_on(longer, 9 + n * size), &got) != HAK_OK);
+			CHECK(hak_get_brief(hak_rd_on(longer, 11 + n * size), &got) != HAK_OK);
+			EQUAL(hak_get_brief(hak_rd_on(longer, 10 + (n + 16) * size), &got),
+			      (n + 16) * size > HAK_RECON_BRIEF ? HAK_EFORMAT : HAK_OK);
+		}
+	CASE("%s", "");
+}
+
 static void test_hello(void)
 {
 	struct hak_hello h = some_hello(), got;
@@ -405,6 +439,7 @@ int main(void)
 	test_ack();
 	test_nack();
 	test_nack_ranges();
+	test_brief();
 	test_hello();
 	test_hello_numbers();
 	test_hello_names();

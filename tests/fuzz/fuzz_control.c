@@ -10,7 +10,7 @@
 #include "hak_wire.h"
 #include "fuzz.h"
 
-static uint8_t bytes[1024];
+static uint8_t bytes[2048];
 
 static struct hak_rd again(const struct hak_wr *w)
 {
@@ -99,6 +99,19 @@ static void on_nack(struct hak_rd body, const struct hak_tx *tx)
 		PROMISE(r[i].first == b[i].first && r[i].count == b[i].count);
 }
 
+static void on_brief(struct hak_rd body)
+{
+	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
+	struct hak_brief s, b;
+
+	if (hak_get_brief(body, &s))
+		return;
+	PROMISE(s.n && s.n % 16 == 0 && s.n * s.size <= HAK_RECON_BRIEF);
+	PROMISE(!hak_put_brief(&w, &s));
+	PROMISE(hak_get_brief(again(&w), &b) == HAK_OK);
+	PROMISE(s.n == b.n && s.first == b.first && !memcmp(s.sum, b.sum, s.n * sizeof *s.sum));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct hak_tx tx;
@@ -133,6 +146,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		case HAK_REC_NACK:
 			on_nack(rec.body, &tx);
+			break;
+		case HAK_REC_RECON_BRIEF:
+			on_brief(rec.body);
 			break;
 		}
 		check_numbers(&tx, &rx);

@@ -108,7 +108,7 @@ static void control_seeds(void)
 {
 	static const struct hak_range ranges[] = { { 0, 1 }, { 5, 3 }, { 39, 65535 } };
 	const struct hak_heartbeat h = { 1, 1000, 900, 50, 60, 20 };
-	const struct hak_status st = { 2, 1, 100, 3, 7, 1700000000000 };
+	const struct hak_status st = { 2, 1, 100, 3, 7, 1700000000000, 0 };
 	struct hak_wr w = hak_wr_on(buf, sizeof buf);
 
 	hak_put_heartbeat(&w, &h);
@@ -125,6 +125,13 @@ static void control_seeds(void)
 	hak_put_heartbeat(&w, &(struct hak_heartbeat){ .stream_next = UINT64_MAX,
 						       .stream_base = UINT64_MAX });
 	save("control", "jump", &w);
+	w = hak_wr_on(buf, sizeof buf);
+	for (uint8_t size = 1; size <= 4; size *= 2) {
+		const struct hak_brief s = { .round = 16, .shift = 4, .size = size, .n = 32 };
+
+		NEED(!hak_put_brief(&w, &s));
+	}
+	save("control", "brief", &w);
 }
 
 static void hello_seeds(void)

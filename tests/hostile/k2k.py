@@ -143,9 +143,9 @@ def recon_sums(number: int, shift: int, first: int, sums: list[int]) -> bytes:
     return record(RECON_SUMS, struct.pack(f">IBI{len(sums)}{size}", number, shift, first, *sums))
 
 
-def recon_brief(number: int, shift: int, first: int, sums: list[int]) -> bytes:
-    size = "H" if shift else "B"
-    return record(RECON_BRIEF, struct.pack(f">IBI{len(sums)}{size}", number, shift, first, *sums))
+def recon_brief(number: int, shift: int, first: int, sums: list[int], size: int = 2) -> bytes:
+    head = struct.pack(">IBIB", number, shift, first, size)
+    return record(RECON_BRIEF, head + b"".join(n.to_bytes(size, "big") for n in sums))
 
 
 def recon_ask(number: int, shift: int, nodes: list[int], kind: int = RECON_ASK) -> bytes:

@@ -63,11 +63,11 @@ def test_brief_answers_in_any_order_but_the_right_one(bench: Bench) -> None:
         for first in (0, 1, 3, 15):
             peer.data(recon_brief(number, 4, first, [1] * 16))
     asker.still_asks(RECON_ASK_BRIEF, body)
-    peer.data(recon_brief(number, 4, 2, [0xABCD] * 16 * 20))  # more than were asked for
+    peer.data(recon_brief(number, 4, 2, [0xABCD1234] * 16 * 20, 4))  # more than were asked for
     body = asker.asks(RECON_ASK_BRIEF)
     assert body == struct.pack(">IB256I", number, 4, *range(256))
     for node in range(256):
-        peer.data(recon_brief(number, 0, node, [0xEE] * 16))
+        peer.data(recon_brief(number, 0, node, [0xEE] * 16, 1 + node % 2))
     marked = asker.asks(RECON_MARK)
     assert struct.unpack(">IIIH", marked[:14]) == (number, 0, 0, 0xFFFF)
     assert ports(bench) == set(range(ENTRIES))
@@ -135,17 +135,17 @@ def test_brief_sums_are_parts_of_the_others(active: Bench) -> None:
     teller.silent(recon_ask(17, 12, [0], RECON_ASK_BRIEF))
     teller.silent(recon_ask(16, 12, [1], RECON_ASK_BRIEF))
     peer.control(recon_ask(16, 12, [0], RECON_ASK_BRIEF))
-    brief = struct.unpack(">IBI16H", teller.hear(RECON_BRIEF)[-1][1])
-    assert brief[:3] == (16, 8, 0)
-    assert sum(brief[3:]) % 2**16 == top % 2**16
+    brief = struct.unpack(">IBIB16I", teller.hear(RECON_BRIEF)[-1][1])
+    assert brief[:4] == (16, 8, 0, 4)
+    assert sum(brief[4:]) % 2**32 == top % 2**32
     # all that was clean and equal keeps its sum in the next round, though nobody looks at it
     peer.control(recon(RECON_WANT, 17))
     teller.hear(RECON_LISTED)
     peer.control(recon(RECON_CLOSE_WANT, 17))
     assert struct.unpack(">Q", teller.hear(RECON_SUMS)[-1][1][9:])[0] == top
     peer.control(recon_ask(17, 12, [0], RECON_ASK_BRIEF))
-    other = struct.unpack(">IBI16H", teller.hear(RECON_BRIEF)[-1][1])[3:]
-    assert other != brief[3:]
+    other = struct.unpack(">IBIB16I", teller.hear(RECON_BRIEF)[-1][1])[4:]
+    assert other != brief[4:]
 
 
 def test_a_copy_that_is_summed_up(active: Bench) -> None:
