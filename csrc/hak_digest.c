@@ -1,5 +1,6 @@
 /* hak_digest.c - see hak_digest.h. */
 #include "hak_digest.h"
+#include "hak_pages.h"
 #include "hak_tcp.h"
 #include "hak_wire.h"
 
@@ -42,7 +43,7 @@ void hak_digest_free(struct hak_digest *d)
 void hak_digest_rest(struct hak_digest *d)
 {
 	d->open = d->copying = false;
-	(void)madvise(d->sums, SUMS_SIZE, MADV_DONTNEED);
+	hak_pages_back(d->sums, SUMS_SIZE);
 }
 
 /* ---- rounds ---------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* hak_roll.c - see hak_roll.h. */
 #include "hak_roll.h"
+#include "hak_pages.h"
 #include "hak_wire.h"
 
 #include <sys/mman.h>
@@ -34,11 +35,11 @@ void hak_roll_begin(struct hak_roll *r)
 
 void hak_roll_rest(struct hak_roll *r)
 {
-	if (!r->len)
+	if (!r->len && !r->whole)
 		return;
 	r->len = r->at = r->end = 0;
 	r->whole = false;
-	(void)madvise(r->seen, HAK_ROLL_SIZE + (size_t)SEEN_SIZE, MADV_DONTNEED);
+	hak_pages_back(r->seen, HAK_ROLL_SIZE + (size_t)SEEN_SIZE);
 }
 
 void hak_roll_add(struct hak_roll *r, const struct hak_flow *f)

@@ -2,7 +2,11 @@
 #include "flows.h"
 #include "hak_roll.h"
 
-enum { MANY = 3000 };
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { MANY = 3000, PAGE = 4096, PAGES = 160 };
 
 static const uint8_t session_key[16] = "of this session";
 static struct hak_digest d;
@@ -95,6 +99,43 @@ static void test_identity(void)
 	}
 }
 
+static unsigned resident(void *p)
+{
+	unsigned char in[PAGES];
+	unsigned n = 0;
+
+	NEED(!mincore(p, PAGES * PAGE, in));
+	for (unsigned i = 0; i < PAGES; i++)
+		n += in[i] & 1;
+	return n;
+}
+
+/* The daemon locks all that it touches, and what is locked is not given up so easily. */
+static void test_memory(void)
+{
+	CASE("memory");
+	hak_roll_begin(&r);
+	/* AddressSanitizer's mlock() does nothing */
+	NEED(!syscall(SYS_mlock, r.seen, PAGES * PAGE) &&
+	     !syscall(SYS_mlock, d.sums, PAGES * PAGE));
+	for (unsigned i = 0; i < MANY; i++) {
+		struct hak_flow f = nth(i);
+
+		hak_roll_add(&r, &f);
+		hak_digest_add_flow(&d, &f);
+	}
+	EQUAL(resident(r.seen), PAGES);
+	EQUAL(resident(d.sums), PAGES);
+	hak_roll_rest(&r);
+	hak_digest_rest(&d);
+	EQUAL(resident(r.seen), 0);
+	EQUAL(resident(d.sums), 0);
+	hak_roll_begin(&r);		/* and with nothing in it */
+	memset(r.seen, 1, PAGES * PAGE);
+	hak_roll_rest(&r);
+	EQUAL(resident(r.seen), 0);
+}
+
 /* A roll that is not whole says nothing. */
 static void test_too_many(void)
 {
@@ -129,6 +170,7 @@ int main(void)
 	EQUAL(hak_roll_init(&r), HAK_OK);
 	test_some();
 	test_identity();
+	test_memory();
 	test_too_many();
 	hak_roll_free(&r);
 	hak_digest_free(&d);
