@@ -14,17 +14,22 @@ static void *ring_alloc(size_t n)
 
 /* ---- sending side ---------------------------------------------------- */
 
+#define TX_SIZE (HAK_RING * (sizeof(struct hak_sent) + sizeof(uint16_t) + HAK_DGRAM_MAX))
+
 enum hak_err hak_tx_init(struct hak_tx *t)
 {
 	memset(t, 0, sizeof *t);
-	t->ring = ring_alloc(HAK_RING * sizeof *t->ring);
-	return t->ring ? HAK_OK : HAK_ESYS;
+	t->ring = ring_alloc(TX_SIZE);
+	if (!t->ring)
+		return HAK_ESYS;
+	hak_tx_reset(t);
+	return HAK_OK;
 }
 
 void hak_tx_free(struct hak_tx *t)
 {
 	if (t->ring)
-		munmap(t->ring, HAK_RING * sizeof *t->ring);
+		munmap(t->ring, TX_SIZE);
 	t->ring = NULL;
 }
 
@@ -34,19 +39,36 @@ void hak_tx_reset(struct hak_tx *t)
 
 	memset(t, 0, sizeof *t);
 	t->ring = ring;
+	t->spare = (uint16_t *)(ring + HAK_RING);
+	t->places = (uint8_t(*)[HAK_DGRAM_MAX])(t->spare + HAK_RING);
+	for (t->n_spare = 0; t->n_spare < HAK_RING; t->n_spare++)
+		t->spare[t->n_spare] = (uint16_t)(HAK_RING - 1 - t->n_spare);
+}
+
+/* Nobody can ask for those below `upto` any more. */
+static void give_up(struct hak_tx *t, uint64_t upto)
+{
+	for (; t->base < upto; t->base++)
+		if (t->n_spare < HAK_RING)
+			t->spare[t->n_spare++] = t->ring[t->base % HAK_RING].place;
 }
 
 struct hak_sent *hak_tx_slot(struct hak_tx *t)
 {
+	struct hak_sent *s = &t->ring[t->next % HAK_RING];
+
 	if (t->next - t->base == HAK_RING)
-		t->base++;
-	return &t->ring[t->next % HAK_RING];
+		give_up(t, t->base + 1);
+	s->place = t->spare[t->n_spare - 1];
+	s->bytes = t->places[s->place];
+	return s;
 }
 
 void hak_tx_commit(struct hak_tx *t, uint64_t now)
 {
 	struct hak_sent *s = &t->ring[t->next % HAK_RING];
 
+	t->n_spare--;
 	s->ns = now;
 	t->records += s->records;
 	t->last_ns = now;
@@ -67,8 +89,8 @@ enum hak_err hak_tx_ack(struct hak_tx *t, const struct hak_ack *a)
 	/* Acknowledgements may overtake each other: never go backwards. */
 	if (a->next > t->acked)
 		t->acked = a->next;
-	/* A slot outlives its acknowledgement until the ring wraps over it.  Of a peer
-	 * that was away for days only the last ring is looked at. */
+	/* But for its bytes a slot outlives its acknowledgement until the ring wraps over it.
+	 * Of a peer that was away for days only the last ring is looked at. */
 	if (t->applied < a->applied) {
 		uint64_t s = t->next - t->applied > HAK_RING ? t->next - HAK_RING : t->applied;
 
@@ -76,8 +98,7 @@ enum hak_err hak_tx_ack(struct hak_tx *t, const struct hak_ack *a)
 			t->records_applied += t->ring[s % HAK_RING].records;
 		t->applied = a->applied;
 	}
-	if (t->base < t->acked)
-		t->base = t->acked;
+	give_up(t, t->acked);
 	if (t->applied == t->next)
 		t->records_applied = t->records;
 	return HAK_OK;
@@ -85,7 +106,8 @@ enum hak_err hak_tx_ack(struct hak_tx *t, const struct hak_ack *a)
 
 void hak_tx_forget(struct hak_tx *t)
 {
-	t->base = t->acked = t->applied = t->next;
+	give_up(t, t->next);
+	t->acked = t->applied = t->next;
 	t->records_applied = t->records;
 }
 

@@ -27,11 +27,15 @@ enum {
 struct hak_sent {
 	uint64_t ns;			/* when it was first sent */
 	uint16_t len, records;
-	uint8_t bytes[HAK_DGRAM_MAX];	/* sealed, as it went out */
+	uint16_t place;			/* of its bytes; someone else's once it is acknowledged */
+	uint8_t *bytes;			/* HAK_DGRAM_MAX: sealed, as it went out */
 };
 
 struct hak_tx {
-	struct hak_sent *ring;		/* HAK_RING slots, owned */
+	struct hak_sent *ring;		/* HAK_RING slots, owned, and as many places for bytes; */
+	uint8_t (*places)[HAK_DGRAM_MAX];
+	uint16_t *spare;		/* those not in use, the last one given back on top: */
+	unsigned n_spare;		/* few are ever touched if little is under way */
 	uint64_t base;			/* oldest sequence still held */
 	uint64_t next;			/* sequence of the next datagram */
 	uint64_t acked;			/* peer received all below in order */

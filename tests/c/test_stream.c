@@ -174,6 +174,26 @@ static void test_tx_forget(void)
 	CHECK(hak_tx_find(&tx, 20) != NULL);
 }
 
+/* As much memory is touched as there is under way: what was given back is used first. */
+static void test_tx_places(void)
+{
+	unsigned most = 0;
+
+	hak_tx_reset(&tx);
+	for (uint64_t i = 0; i < 3 * HAK_RING; i++) {
+		send_one(i);
+		if (tx.ring[i % HAK_RING].place > most)
+			most = tx.ring[i % HAK_RING].place;
+		if (i >= 99)
+			EQUAL(ack(i - 98, (i - 99) / 7), HAK_OK);	/* applied much later */
+	}
+	CHECK(most < 100);
+	for (uint64_t i = tx.base; i < tx.next; i++)
+		CHECK(is_content(i, hak_tx_find(&tx, i)->bytes, hak_tx_find(&tx, i)->len));
+	hak_tx_forget(&tx);
+	EQUAL(tx.n_spare, HAK_RING);
+}
+
 /* Sent into the void, further than the ring: the lag is that of the oldest held. */
 static void test_tx_overrun(void)
 {
@@ -702,6 +722,7 @@ int main(void)
 	NEED(hak_tx_init(&tx) == HAK_OK);
 	NEED(hak_rx_init(&rx) == HAK_OK);
 	test_tx_ring();
+	test_tx_places();
 	test_tx_acks();
 	test_tx_lag();
 	test_tx_window();
