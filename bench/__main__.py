@@ -25,6 +25,7 @@ NAMES = (
     "policy",
     "bulk",
     "memory",
+    "idle",
     "python",
     "recon",
     "sweep",

@@ -1,4 +1,4 @@
-"""What standing by costs: memory for a table of connections, and CPU for nothing.
+"""What standing by costs in memory, for a table of connections.
 
 Real daemons, whose active node's table is full when they start.  Beside them conntrackd,
 which keeps every connection once more in each daemon's own memory, and the floor.
@@ -9,7 +9,6 @@ half of what the host's slabs grew by.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from bench.report import Options, Result, Table, Target
 from hak2k.lab import Lab
 
 NAME = "memory"
-TITLE = "memory of both daemons at N entries, and their CPU when nothing happens"
+TITLE = "memory of both daemons at N entries"
 
 SIZES = (0, 100_000, 1_000_000)
-IDLE_S = 20
 MIB = 1 << 20
 
 
@@ -33,8 +31,8 @@ def slabs() -> int:
     return 0
 
 
-def _daemons(size: int, idle_s: float) -> dict[str, Any]:
-    """Resident memory of both daemons, and their share of a CPU while idle."""
+def _daemons(size: int) -> dict[str, Any]:
+    """Resident memory of both daemons."""
     with Lab() as lab:
         rig.prepare(lab)
         kernel = slabs()
@@ -48,20 +46,10 @@ def _daemons(size: int, idle_s: float) -> dict[str, Any]:
         found: dict[str, Any] = {"rss": [variants.resident(pid) for pid in pids]}
         if size:
             found["entry"] = (slabs() - kernel) / (2 * size)
-        if idle_s:
-            before, began = [variants.process_ns(pid) for pid in pids], time.monotonic_ns()
-            time.sleep(idle_s)
-            took = time.monotonic_ns() - began
-            found["idle"] = [
-                (variants.process_ns(pid) - then) / took
-                for pid, then in zip(pids, before, strict=True)
-            ]
-            found["idle_s"] = idle_s
     return found
 
 
 def run(options: Options) -> Result:
-    idle_s = options.pick(IDLE_S, 2)
     result = Result(NAME, data={"sizes": {}})
     table = Table(
         "Resident memory (MiB): active and passive daemon",
@@ -74,24 +62,16 @@ def run(options: Options) -> Result:
             if not room:
                 table.notes.append(f"{size:,} entries: nf_conntrack_max cannot be raised here.")
                 continue
-            found = _daemons(size, 0 if size else idle_s)
+            found = _daemons(size)
             peers = {mode: peer.bulk(mode, size) for mode in ("ftfw", "direct")}
         result.data["sizes"][str(size)] = {"hak2k": found, **peers}
         ours[size] = found["rss"]
         shown = [found["rss"], *(p["rss"] if p else [float("nan")] * 2 for p in peers.values())]
         table.rows.append((f"{size:,}", *(float(rss) / MIB for pair in shown for rss in pair)))
-    idle = result.data["sizes"]["0"]["hak2k"]["idle"]
     entry = result.data["sizes"][str(max(ours))]["hak2k"]["entry"]
     table.notes.append(f"Either kernel: {entry:.0f} bytes for each entry, without the hash table.")
     table.notes.append("The floor, which holds nothing, takes 2 MiB and its socket buffers.")
-    result.tables += [
-        table,
-        Table(
-            f"Idle for {idle_s} s at 50 ms heartbeats on two links (% of a CPU)",
-            ("daemon", "CPU"),
-            [(role, share * 100) for role, share in zip(("active", "passive"), idle, strict=True)],
-        ),
-    ]
+    result.tables.append(table)
     largest = max(ours)
     most = max(ours[largest])
     theirs = result.data["sizes"][str(largest)]["ftfw"]
@@ -99,6 +79,5 @@ def run(options: Options) -> Result:
     result.targets += [
         Target(f"memory at {largest:,} entries", most / MIB, 64, "MiB", beside=beside),
         Target("memory that grew with them", (most - max(ours[0])) / MIB, 4, "MiB"),
-        Target("idle daemon", max(idle) * 100, 0.5, "% CPU"),
     ]
     return result

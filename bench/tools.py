@@ -18,6 +18,7 @@ BUILD = ROOT / "build" / "bench"
 
 # What each program takes from the core: codec and sockets, nothing else.
 _CORE = {
+    "beat": ("hak_crypto.c",),
     "entries": ("hak_ct*.c", "hak_nl.c"),
     "floor": ("hak_ct*.c", "hak_nl.c"),
     "list": ("hak_ct*.c", "hak_nl.c"),
@@ -73,7 +74,8 @@ def build() -> None:
             "-o",
             os.fspath(fresh),
             *map(os.fspath, sources),
-            *(("-shared", "-fPIC", "-lcrypto") if name in _LIBRARY else ()),
+            *(("-shared", "-fPIC") if name in _LIBRARY else ()),
+            *(("-lcrypto",) if "hak_crypto.c" in core else ()),
         ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)

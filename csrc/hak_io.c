@@ -184,6 +184,7 @@ static void on_heartbeat(struct hak_io *io, unsigned i, uint64_t seq, const stru
 		pthread_mutex_unlock(&e->q_lock);
 	}
 	hak_heard(e, i, now);
+	hak_rhythm_heard(&io->rhythm, h->sent_ns, now);
 
 	/* Where its stream stands matters to a passive node only: what an active
 	 * one missed, it will get by a full copy when it steps down. */
@@ -578,9 +579,7 @@ static void beat(struct hak_io *io, uint64_t now)
 	hak_send_heartbeats(e);
 	pthread_mutex_unlock(&e->tx_lock);
 	hak_renew_lease(e, now);
-	io->beat_due += ms(e->cfg.heartbeat_ms);
-	if (io->beat_due <= now)
-		io->beat_due = now + ms(e->cfg.heartbeat_ms);
+	hak_rhythm_sent(&io->rhythm, now);
 }
 
 /* How long to wait before asking for what is missing: a little reordering is
@@ -660,9 +659,9 @@ static uint64_t timers(struct hak_io *io, uint64_t now)
 
 	hak_take_keys(e);
 	hak_retire_keys(e, now);
-	if (now >= io->beat_due)
+	if (now >= io->rhythm.due)
 		beat(io, now);
-	next = io->beat_due;
+	next = io->rhythm.due;
 	if (e->initiator && lonely(io, now)) {
 		if (now >= io->hello_due) {
 			hak_offer_session(e, hak_keys_offered(e, now), now);
@@ -730,7 +729,7 @@ void *hak_io_main(void *engine)
 			.msg_iov = &io.in.iov[i], .msg_iovlen = 1,
 		};
 	}
-	io.beat_due = now;
+	hak_rhythm_begin(&io.rhythm, ms(e->cfg.heartbeat_ms), !e->initiator, now);
 	fds[0] = (struct pollfd){ .fd = e->wake_io, .events = POLLIN };
 	for (unsigned i = 0; i < e->cfg.n_links; i++)
 		fds[i + 1] = (struct pollfd){ .fd = e->links[i].fd, .events = POLLIN };

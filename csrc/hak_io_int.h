@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include "hak_engine_int.h"
 #include "hak_rate.h"
+#include "hak_rhythm.h"
 
 enum { HAK_RX_BATCH = 32 };
 
@@ -22,7 +23,8 @@ enum asked { ASKED_LISTING, ASKED_ROUND, ASKED_FLOW, ASKED_RESEND, ASKED_OFFER, 
 struct hak_io {
 	struct hak_engine *e;
 	struct hak_inbox in;
-	uint64_t beat_due, ack_due, hello_due, rekey_due;
+	struct hak_rhythm rhythm;
+	uint64_t ack_due, hello_due, rekey_due;
 	struct hak_ack acked;		/* what we last told */
 	unsigned unacked;		/* datagrams since */
 	uint64_t data_ns;		/* when the last of them came */

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from bench import handover, rig, size, tools
+from bench import handover, idle, rig, size, tools, variants
 from bench.report import Options, Table, percentile, render, text
-from hak2k.lab import Lab
+from hak2k.lab import Lab, until
 
 
 def test_percentile_is_a_value_that_was_measured() -> None:
@@ -38,6 +38,19 @@ def test_floor_programs_are_not_refused() -> None:
         )  # fmt: skip
         assert done["errors"] == 0
         assert lab.fw1.conntrack_count() == 4096
+
+
+@pytest.mark.usefixtures("programs")
+def test_the_floor_of_idling_hears_the_other_one() -> None:
+    with Lab() as lab:
+        pair = [idle.beat(lab.fw1), idle.beat(lab.fw2, "-a")]
+        for each in pair:
+            until(lambda: variants.traffic(each.pid)["packets"] >= 8, 20, "datagrams")  # noqa: B023
+        counts = [idle.told(each) for each in pair]
+    assert all(
+        count["received"] <= other["sent"]
+        for count, other in zip(counts, counts[::-1], strict=True)
+    )
 
 
 @pytest.mark.usefixtures("programs")
