@@ -4,17 +4,22 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <linux/ethtool.h>
+#include <linux/if.h>
 #include <linux/if_link.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include "hak_clock.h"
 #include "hak_nlmsg.h"
 #include "hak_siphash.h"
 
 enum {
 	RULES_MS = 200,			/* with every second question about interfaces */
+	ALL_MS = 1000,			/* what nothing but the kernel's answer tells */
 	BATCH = 16,			/* whose answers a socket's buffer holds */
 	QUESTION = 64,
 	ANSWER = 8192,			/* what is longer is hashed as far as that */
@@ -31,8 +36,8 @@ static void keep(struct hak_wr *w, uint16_t type, struct hak_rd v)
 }
 
 /* Of most kinds the details count time, or packets; of a bond they tell which of its
- * members are in use. */
-static void keep_info(struct hak_wr *w, struct hak_rd r)
+ * members are in use.  True: it is one, or a member. */
+static bool keep_info(struct hak_wr *w, struct hak_rd r)
 {
 	bool bond = false, member = false;
 
@@ -41,7 +46,7 @@ static void keep_info(struct hak_wr *w, struct hak_rd r)
 		struct hak_rd v = hak_nla_next(&r, &type);
 
 		if (r.bad)
-			return;
+			break;
 		if (type == IFLA_INFO_KIND)
 			bond = hak_rd_left(&v) >= 4 && !memcmp(v.pos, "bond", 4);
 		else if (type == IFLA_INFO_SLAVE_KIND)
@@ -50,14 +55,16 @@ static void keep_info(struct hak_wr *w, struct hak_rd r)
 		    (type == IFLA_INFO_SLAVE_DATA && member))
 			keep(w, type, v);
 	}
+	return bond || member;
 }
 
-uint64_t hak_watch_print(const uint8_t *bytes, size_t n)
+uint64_t hak_watch_print(const uint8_t *bytes, size_t n, bool *bond)
 {
 	struct hak_rd r = hak_rd_on(bytes, n), head = hak_rd_sub(&r, sizeof(struct ifinfomsg));
 	uint8_t kept[2048];
 	struct hak_wr w = hak_wr_on(kept, sizeof kept);
 
+	*bond = false;
 	keep(&w, 0, head);
 	while (hak_rd_left(&r)) {
 		uint16_t type;
@@ -74,7 +81,7 @@ uint64_t hak_watch_print(const uint8_t *bytes, size_t n)
 			keep(&w, type, v);
 			break;
 		case IFLA_LINKINFO:
-			keep_info(&w, v);
+			*bond = keep_info(&w, v);
 			break;
 		}
 	}
@@ -115,7 +122,7 @@ static bool take_answer(struct hak_watch *w, const uint8_t *bytes, size_t n, uin
 		return false;		/* of a question that is over */
 	one = &w->v[h.nlmsg_seq - first];
 	if (h.nlmsg_type == RTM_NEWLINK)
-		print = hak_watch_print(body.pos, hak_rd_left(&body));
+		print = hak_watch_print(body.pos, hak_rd_left(&body), &one->bond);
 	else if (h.nlmsg_type == NLMSG_ERROR)
 		print = (uint64_t)hak_rd_h32(&body) << 1 | 1;
 	else
@@ -127,7 +134,7 @@ static bool take_answer(struct hak_watch *w, const uint8_t *bytes, size_t n, uin
 }
 
 /* The kernel answers each question while it is being sent. */
-static bool links_changed(struct hak_watch *w)
+static bool ask(struct hak_watch *w)
 {
 	uint32_t first = w->seq + 1;
 	bool changed = false;
@@ -147,6 +154,39 @@ static bool links_changed(struct hak_watch *w)
 				changed |= take_answer(w, answer, (size_t)n, first);
 	}
 	return changed;
+}
+
+/* What an event tells late is the carrier, and this is a tenth of a question: the kernel
+ * copies one number instead of all it knows of the interface.  Like a question it brings
+ * the delayed state (linkwatch) up to date.  -1: this driver does not tell. */
+static int carrier(const struct hak_watch *w, const struct hak_watched *one)
+{
+	struct ethtool_value v = { .cmd = ETHTOOL_GLINK };
+	struct ifreq r = { .ifr_data = (void *)&v };
+
+	snprintf(r.ifr_name, sizeof r.ifr_name, "%s", one->name);
+	if (!ioctl(w->links, SIOCETHTOOL, &r))
+		return v.data != 0;
+	return errno == ENODEV ? 2 : -1;
+}
+
+static bool links_changed(struct hak_watch *w, uint64_t now)
+{
+	bool changed = false;
+
+	for (unsigned i = 0; i < w->n; i++) {
+		struct hak_watched *one = &w->v[i];
+		int is = carrier(w, one);
+
+		if (is < 0 || one->bond)
+			w->all_due = 0;
+		changed |= is != one->carrier;
+		one->carrier = is;
+	}
+	if (!changed && now < w->all_due)
+		return false;
+	w->all_due = now + ALL_MS * (uint64_t)HAK_MS;
+	return ask(w) || changed;
 }
 
 /* Each transaction, whatever it changes, makes a new generation. */
@@ -239,7 +279,10 @@ enum hak_err hak_watch_add(struct hak_watch *w, const char *name)
 	if (w->n == HAK_WATCH_MAX)
 		return HAK_ESPACE;
 	snprintf(w->v[w->n].name, sizeof w->v[w->n].name, "%s", name);
-	w->v[w->n++].print = 0;
+	w->v[w->n].print = 0;
+	w->v[w->n].bond = false;
+	w->v[w->n++].carrier = -1;
+	w->all_due = 0;
 	return HAK_OK;
 }
 
@@ -265,7 +308,7 @@ unsigned hak_watch_wait(struct hak_watch *w, uint64_t until)
 		unsigned seen = 0;
 
 		if (now >= w->links_due) {
-			if (links_changed(w))
+			if (links_changed(w, now))
 				seen |= HAK_WATCH_LINKS;
 			w->links_due = now + w->each_ns;
 		}
@@ -288,7 +331,8 @@ unsigned hak_watch_wait(struct hak_watch *w, uint64_t until)
 		drain(w->events);
 		/* What is told with this is not told again; asked before anybody looks, so
 		 * that what changes meanwhile is. */
-		(void)links_changed(w);
+		w->all_due = 0;
+		(void)links_changed(w, hak_now());
 		return HAK_WATCH_LINKS;
 	}
 }

@@ -1,8 +1,9 @@
 /* hak_watch.h - has anything changed that a daemon has to look at?
  *
- * Waits for rtnetlink's events, and asks by itself as well: of interfaces often, since
- * an event of a carrier may come most of a second late (linkwatch), and whether anybody
- * has changed nftables.  It tells that something is new, not what: whoever waits looks
+ * Waits for rtnetlink's events, and asks by itself as well: for carriers often, since an
+ * event of one may come most of a second late (linkwatch), of bonds all, since nothing
+ * tells what a member agrees with its partner, and whether anybody has changed nftables.
+ It tells that something is new, not what: whoever waits looks
  * then, with means of its own.  So what is told for nothing costs a look, and nothing
  * has to be kept here but a hash for each interface.
  *
@@ -26,12 +27,14 @@ struct hak_watch {
 	int events, links;		/* rtnetlink; -1: closed */
 	int stop;			/* the caller's: readable, or hung up, to end the wait */
 	struct hak_nl rules;
-	uint64_t each_ns, links_due, rules_due;
+	uint64_t each_ns, links_due, all_due, rules_due;
 	uint32_t seq, generation;	/* of nftables */
 	unsigned n;
 	struct hak_watched {
 		char name[HAK_WATCH_NAME];
 		uint64_t print;		/* 0: not known yet */
+		int carrier;
+		bool bond;		/* or a member: what it is about is asked for */
 	} v[HAK_WATCH_MAX];
 };
 
@@ -44,7 +47,8 @@ void hak_watch_clear(struct hak_watch *w);
 enum hak_err hak_watch_add(struct hak_watch *w, const char *name);
 /* Returns when something was seen; 0: the monotonic time `until` has come. */
 unsigned hak_watch_wait(struct hak_watch *w, uint64_t until);
-/* Of an RTM_NEWLINK's payload, what `hak2k._rtnl` reads of it, as a hash.  Pure. */
-uint64_t hak_watch_print(const uint8_t *bytes, size_t n);
+/* Of an RTM_NEWLINK's payload, what `hak2k._rtnl` reads of it, as a hash; is it a bond, or
+ * a member of one?  Pure. */
+uint64_t hak_watch_print(const uint8_t *bytes, size_t n, bool *bond);
 
 #endif
