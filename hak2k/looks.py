@@ -50,23 +50,42 @@ class Looks:
         self._pace = Pace()
         # What to call, and every how many seconds.
         self._table: list[tuple[Callable[[], None], float]] = [
+            (self.entries, ENTRIES_S),  # first: it compares counters with a count of now
             (self.strangers, STRANGERS_S),
             (self.pace, PACE_S),
             (self.key, KEY_WAIT_S),
-            (self.entries, ENTRIES_S),
             (self.recorder, STRANGERS_S),
             (self.sizes, ENTRIES_AGAIN_S),
             (node.probe_gate, GATE_S),
         ]
         self._at = [node.clock() + seconds for _, seconds in self._table]
+        self._round: list[dict[str, int]] | None = None  # while one is under way
 
     def due(self) -> None:
         """Look at what has not been looked at for its time."""
         now = self._node.clock()
-        for i, (look, seconds) in enumerate(self._table):
-            if now >= self._at[i] - EARLY_S:
-                self._at[i] = now + seconds
-                look()
+        self._round = []
+        try:
+            for i, (look, seconds) in enumerate(self._table):
+                if now >= self._at[i] - EARLY_S:
+                    self._at[i] = now + seconds
+                    look()
+        finally:
+            self._round = None
+
+    def _statistics(self) -> dict[str, int]:
+        """Once for a round of looks: these are a hundred counters."""
+        if self._round:
+            return self._round[0]
+        found = self._node.engine.statistics()
+        if self._round is not None:
+            self._round.append(found)
+        return found
+
+    def wait(self) -> float:
+        """How long nothing of this is to be looked at.  What is looked at most often says
+        nothing about an active node."""
+        return STRANGERS_S if self._node.state.role is Role.ACTIVE else PACE_S
 
     def new_keys(self) -> None:
         """The keys were read again: begin to wait anew."""
@@ -78,8 +97,10 @@ class Looks:
 
     def pace(self) -> None:
         """How much the peer has to tell; see `cut`."""
+        if self._node.state.role is Role.ACTIVE:
+            return
         try:
-            records = self._node.engine.statistics().get("rx.records", 0)
+            records = self._statistics().get("rx.records", 0)
         except HakError:
             return  # said by `strangers`
         self._pace.note(self._node.clock(), records)
@@ -95,7 +116,7 @@ class Looks:
     def strangers(self) -> None:
         """Two nodes that do not fit are silent to each other; tell why."""
         try:
-            stats = self._node.engine.statistics()
+            stats = self._statistics()
         except HakError as e:
             self._node.news("daemon.error", str(e))
             return
@@ -113,18 +134,18 @@ class Looks:
     def entries(self) -> None:
         """A passive node's table that lost what nobody told it to lose was emptied by
         somebody else (`conntrack -F`): compare now, not at the next scrub."""
+        if self._node.state.role is not Role.PASSIVE:
+            self._table_seen = None
+            return
         now = self._node.clock()
         try:
-            stats, count = self._node.engine.statistics(), self._node.engine.table_count()
+            stats, count = self._statistics(), self._node.engine.table_count()
         except HakError as e:
             self._node.news("daemon.error", str(e))
             return
         told = stats.get("apply.created", 0) - stats.get("apply.deleted", 0)
         told -= stats.get("sync.removed", 0)
         before, self._table_seen = self._table_seen, (count, told)
-        if self._node.state.role is not Role.PASSIVE:
-            self._table_seen = None
-            return
         if not self._node.state.synced or before is None:
             return
         missing = before[0] + told - before[1] - count

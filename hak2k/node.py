@@ -50,7 +50,7 @@ from hak2k.swap import announce_delays, gave_way
 
 READY_WAIT_S: Final = 2.0  # a command waits that long for what it needs
 GATE_CHECK_S: Final = 5.0, 60.0  # a listing through libnftables, after changes and without
-TICK_S: Final = 1.0  # at the latest; the election names earlier times
+GATE_AGAIN_S: Final = 1.0
 LOG_GAP_S: Final = 1.0  # between two events of one id that may come in floods
 
 
@@ -175,8 +175,8 @@ class Node:
     def _tick(self) -> None:
         self.drain_engine()  # first: a late tick must not decide on what is over
         self.feed(model.Tick())
-        self._tick_at = self.clock() + TICK_S
-        self.later("tick", TICK_S, self._tick)
+        self._tick_at = self.clock() + (wait := self.looks.wait())
+        self.later("tick", wait, self._tick)
         self._tick_in_time()
         if not self.busy:
             self.looks.due()
@@ -604,7 +604,7 @@ class Node:
             is_open = self.engine.gate_is_open()
         except HakError as e:
             self.news("gate.failed", str(e))
-            self.later("gate", TICK_S, self.on_rules)
+            self.later("gate", GATE_AGAIN_S, self.on_rules)
             return
         active = self.state.role is Role.ACTIVE or self.arming.armed
         if is_open is None:
@@ -641,7 +641,7 @@ class Node:
             self._gate_build(spec, types if active else [])
         except HakError as e:
             self.news("gate.failed", str(e))
-            self.later("gate", TICK_S, self.on_rules)
+            self.later("gate", GATE_AGAIN_S, self.on_rules)
         else:
             word = "open" if active else "closed"
             self.gate_rebuilt += 1
