@@ -3,9 +3,10 @@
  * Waits for rtnetlink's events, and asks by itself as well: for carriers often, since an
  * event of one may come most of a second late (linkwatch), of bonds all, since nothing
  * tells what a member agrees with its partner, and whether anybody has changed nftables.
- It tells that something is new, not what: whoever waits looks
- * then, with means of its own.  So what is told for nothing costs a look, and nothing
- * has to be kept here but a hash for each interface.
+ * All else of an interface is told by events, and asked for once a second.  It tells that
+ * something is new, not what: whoever waits looks then, with means of its own.  So what
+ * is told for nothing costs a look, and nothing has to be kept here but a hash for each
+ * interface.
  *
  * For one thread.  Not handled: what the kernel does not answer (a socket's buffer that
  * is full, no memory) is no change; whoever waits looks once in a while without any.
