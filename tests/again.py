@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-MOST = 5
+MOST = 10
 FAILED = "hak2k/failed"  # in pytest's cache: written by tests/conftest.py
 _CACHE = Path(".pytest_cache/v") / FAILED
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from hak2k.errors import HakError
-from hak2k.lab import Node
+from hak2k.lab import Node, until
 from hak2k.lab.topology import SERVER4
 from tests.e2e.conftest import Shelf
 from tests.e2e.duo import Churn, Duo, GateWatch
@@ -144,7 +144,8 @@ def test_any_sequence_of_faults(duo: Duo, rng: random.Random) -> None:
             trouble.heal_all()
             duo.ready(30)
         healed(duo)
-        assert duo.lab.client.ping(SERVER4, 1) == 1
+        # A lease that lapses just now closes the gate for a moment: that does not last.
+        until(lambda: duo.lab.client.ping(SERVER4, 1), 2, "a ping")
     except AssertionError as error:
         raise AssertionError("\n".join(["sequence:", *trouble.done, str(error)])) from error
 

@@ -199,8 +199,10 @@ def test_timeouts_after_a_swap_protocol_by_protocol(two: Pair) -> None:
     same to what sees no packet.  (GRE: above.)"""
     lab = two.lab
     names = sorted({name for life in LIVES for name in (life.meant, life.then) if name})
-    # Each its own on the node that takes over, so that none is mistaken for another.
-    seconds = {name: 1000 + 50 * i for i, name in enumerate(names)}
+    # Each its own on the node that takes over, so that none is mistaken for another, and
+    # with room for the time that this takes on a busy machine.
+    room = 150
+    seconds = {name: 1000 + 2 * room * i for i, name in enumerate(names)}
     for name in (
         *names,
         *(f"tcp_timeout_{s}" for s in ("syn_sent", "fin_wait", "close_wait", "last_ack")),
@@ -239,13 +241,13 @@ def test_timeouts_after_a_swap_protocol_by_protocol(two: Pair) -> None:
         for life, used, idle in flows:
             say(used, *life.first.split())
             meant = seconds[life.then or life.meant]
-            assert meant - 5 <= life_of(two.b, used).timeout <= meant, life
+            assert meant - room <= life_of(two.b, used).timeout <= meant, life
             assert life_of(two.b, idle).timeout > LARVAL - LARVAL_SLACK, life
         two.b.engine.sweep(two.b.node.call(natural_timeouts))
         (done,) = until(lambda: two.b.seen("sweep.done"), 5, detail=two.report)
         assert done["entries"] == len(LIVES)
         for life, used, idle in flows:
             meant, then = seconds[life.meant], seconds[life.then or life.meant]
-            assert meant - 5 <= life_of(two.b, idle).timeout <= meant, life
-            assert then - 10 <= life_of(two.b, used).timeout <= then, life
+            assert meant - room <= life_of(two.b, idle).timeout <= meant, life
+            assert then - room <= life_of(two.b, used).timeout <= then, life
         assert lab.fw2.counters()["invalid"] == 0

@@ -140,7 +140,7 @@ def test_one_link_is_cut(link: str, how: str) -> None:
 
 def test_one_link_after_the_other_is_cut() -> None:
     """At no moment both: the stream changes over each time."""
-    with wired() as two:
+    with wired(dead_after_ms=1000) as two:
         some = entries(500)
         for n, link in enumerate(("ha0", "ha1", "ha0", "ha1")):
             two.lab.cut(link, how="silent")
