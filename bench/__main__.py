@@ -78,6 +78,10 @@ def _arguments(modules: dict[str, ModuleType]) -> argparse.Namespace:
     for name in found.names:
         if name not in (*modules, *STORED):
             parser.error(f"no measurement named {name!r}")
+    told = set(found.names) & set(STORED)
+    if told and told != set(found.names):
+        what = ", ".join(sorted(told))
+        parser.error(f"{what}: of what was measured before; give it alone")
     return found
 
 

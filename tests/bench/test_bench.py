@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 
-from bench import handover, idle, rig, size, tools, variants
+from bench import __main__, handover, idle, rig, size, tools, variants
 from bench.report import Options, Table, percentile, render, text
 from hak2k.lab import Lab, until
 
@@ -31,6 +32,16 @@ def test_a_table_fits_a_terminal() -> None:
 
 
 @pytest.mark.usefixtures("programs")
+def test_what_is_stored_is_not_told_in_place_of_a_measurement(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "cost", "goals"])
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    assert end.value.code == 2
+    assert "goals: of what was measured before; give it alone" in capsys.readouterr().err
+
+
 def test_floor_programs_are_not_refused() -> None:
     with Lab() as lab:
         done = tools.run(
