@@ -37,8 +37,8 @@ def test_masqueraded_flows_outlive_their_device(duo: Duo, way: str) -> None:
     else:
         active.run("ip", "address", "del", f"{WAN4}/24", "dev", "wan")
     event = duo.wait_event(active, "masquerade.trapped", after)
-    assert event["connections"] >= 5
-    assert duo.ask(active, "stats")["capture.trapped"] >= 5
+    assert event["connections"] >= 1  # so far: the kernel may not have told of all
+    until(lambda: duo.ask(active, "stats")["capture.trapped"] >= 5, 5, "all of them")
     if way == "address":
         duo.ask(active, "passive")
     duo.wait_mode(passive, "active")
