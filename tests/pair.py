@@ -107,6 +107,11 @@ class Side:
     def stats(self) -> dict[str, int]:
         return dict(self.engine.stats())
 
+    def beats(self, count: int, timeout: float = 5) -> None:
+        """So many further heartbeats of the peer are heard."""
+        first = self.stats["heartbeats.received"]
+        until(lambda: self.stats["heartbeats.received"] > first + count, timeout)
+
     @property
     def synced(self) -> bool:
         return bool(self.engine.stream()["synced"])

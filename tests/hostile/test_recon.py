@@ -97,6 +97,10 @@ class Asker:
                 if found == kind:
                     return body
 
+    def wants(self) -> int:
+        """The number of the comparison that is asked for next."""
+        return int(struct.unpack(">I", self.asks(RECON_WANT)[:4])[0])
+
     def still_asks(self, kind: int, body: bytes) -> None:
         """What was sent is refused: the same question comes twice more, and no other."""
         questions = {RECON_WANT, RECON_CLOSE_WANT, RECON_ASK, RECON_MARK, SYNC_WANT}
@@ -264,12 +268,12 @@ def test_repairs_that_do_not_help_are_given_up(bench: Bench) -> None:
 def test_the_end_of_a_copy_twice(bench: Bench) -> None:
     """What came after the copy was not in it, and is no reason to go."""
     asker, peer = Asker(bench), bench.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
+    number = asker.wants()
     peer.data(recon(RECON_BEGIN, number, 1, 0))  # of another size: all of it
     generation = struct.unpack(">II", asker.asks(SYNC_WANT)[:8])[0]
     whole = [sync(SYNC_BEGIN, generation), udp(FLOW_SYNC, 9), sync(SYNC_END, generation, 1)]
     peer.data(*whole)
-    again = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
+    again = asker.wants()
     assert again == number + 16
     assert ports(bench) == {9}
     peer.data(udp(FLOW_NEW, 10))
@@ -659,7 +663,7 @@ def impatient(lab: Lab) -> Iterator[Bench]:
 
 def test_a_listing_that_never_ends(impatient: Bench) -> None:
     asker, peer = Asker(impatient), impatient.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
+    number = asker.wants()
     peer.data(recon(RECON_BEGIN, number, 0, 12))
     body = asker.asks(RECON_WANT)
     while struct.unpack(">IIB", body[:9])[0] == number:  # told before the answer had come
@@ -679,7 +683,7 @@ def lenient(lab: Lab) -> Iterator[Bench]:
 def test_a_copy_that_never_ends(lenient: Bench) -> None:
     """It may take as long as it likes, while it goes on."""
     asker, peer = Asker(lenient), lenient.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
+    number = asker.wants()
     peer.data(recon(RECON_BEGIN, number, 5000, 0))
     generation = struct.unpack(">I", asker.asks(SYNC_WANT)[:4])[0]
     began = time.monotonic()
@@ -690,7 +694,7 @@ def test_a_copy_that_never_ends(lenient: Bench) -> None:
         until(lambda n=n: n in ports(lenient), 2, "what was copied")
         n += 1
     assert lenient.stat("recon.stalled") == 0
-    assert struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0] > number
+    assert asker.wants() > number
     assert lenient.stat("recon.stalled") == 1
 
 

@@ -39,7 +39,7 @@ def test_brief_answers_in_any_order_but_the_right_one(bench: Bench) -> None:
     """Of nodes that were asked for, in their order; where none of the children differs, the
     sums were too brief to show which one does, and all are looked into."""
     asker, peer = Asker(bench), bench.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
+    number = asker.wants()
     peer.data(recon(RECON_BEGIN, number, 0, 12, brief=True), recon(RECON_LISTED, number, ENTRIES))
     asker.asks(RECON_CLOSE_WANT)
     peer.data(recon(RECON_CLOSE, number))
@@ -78,7 +78,7 @@ def test_brief_answers_that_show_no_difference(bench: Bench) -> None:
     asker, peer = Asker(bench), bench.peer
     peer.data(*[udp(FLOW_DESTROY, n) for n in range(ENTRIES)])
     until(lambda: not ports(bench), 2, "an empty table")
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
+    number = asker.wants()
     peer.data(recon(RECON_BEGIN, number, 0, 12, brief=True), recon(RECON_LISTED, number, ENTRIES))
     asker.asks(RECON_CLOSE_WANT)
     peer.data(recon(RECON_CLOSE, number), recon_sums(number, 12, 0, [1 << 63]))
@@ -94,7 +94,7 @@ def test_a_copy_that_is_its_own_proof(bench: Bench) -> None:
     """What our kernel took of it is compared with what the peer says that it sent, and only
     if the sums are of the round that was asked for."""
     asker, peer = Asker(bench), bench.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
+    number = asker.wants()
     peer.data(recon(RECON_BEGIN, number, 1, 0))
     generation, of, sums_of = struct.unpack(">III", asker.asks(SYNC_WANT))
     assert (of, sums_of) == (0, number)
@@ -114,12 +114,12 @@ def test_a_copy_that_is_its_own_proof(bench: Bench) -> None:
 def test_a_copy_with_sums_of_another_round(bench: Bench, other: int) -> None:
     """It is a copy, and proves nothing: the comparison begins anew."""
     asker, peer = Asker(bench), bench.peer
-    number = struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0]
+    number = asker.wants()
     peer.data(recon(RECON_BEGIN, number, 1, 0))
     generation = struct.unpack(">III", asker.asks(SYNC_WANT))[0]
     peer.data(record(SYNC_BEGIN, struct.pack(">IIB", generation, other, 12)))
     peer.data(udp(FLOW_SYNC, 9), sync(SYNC_END, generation, 1))
-    assert struct.unpack(">IIB", asker.asks(RECON_WANT)[:9])[0] == number + 16
+    assert asker.wants() == number + 16
     assert ports(bench) == {9}
 
 

@@ -94,8 +94,7 @@ def test_a_key_that_only_one_knows(begun: tuple[Pair, Side]) -> None:
     before = key(two.a)
     first.engine.set_keys(NEW)
     two.a.node.ct.create(*entries(50))
-    beats = two.a.stats["heartbeats.received"]
-    until(lambda: two.a.stats["heartbeats.received"] > beats + 60, 8)
+    two.a.beats(60, 8)
     assert key(two.a) == key(two.b) == before
     whole(two)
     two.other(first).engine.set_keys(NEW)
@@ -133,15 +132,13 @@ def test_far_apart_one_offer_changes_the_keys() -> None:
         keys, offers = [two.psk], []
         # A busy machine makes silences that do call for an offer.
         while 1 not in offers and len(offers) < 10:
-            heard = two.b.stats["heartbeats.received"]
-            until(lambda n=heard: two.b.stats["heartbeats.received"] > n + 20)
+            two.b.beats(20)
             tried = two.b.stats["keys.tried"]
             keys.append(secrets.token_bytes(32))
             for side in (two.b, two.a):
                 side.engine.set_keys(keys[-1] + keys[-2])
             rekeyed(two, len(offers) + 1)
-            heard = two.b.stats["heartbeats.received"]
-            until(lambda n=heard: two.b.stats["heartbeats.received"] > n + 20)
+            two.b.beats(20)
             offers.append(two.b.stats["keys.tried"] - tried)
         assert 1 in offers, offers
         whole(two)

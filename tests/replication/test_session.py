@@ -89,8 +89,7 @@ def test_nobody_is_active_for_a_while(lab: Lab) -> None:
         two.meet()
         two.a.passivate()
         two.b.passivate()
-        beats = two.a.stats["heartbeats.received"]
-        until(lambda: two.a.stats["heartbeats.received"] > beats + 10, 2)
+        two.a.beats(10, 2)
         for side in (two.a, two.b):
             assert not side.synced
             assert not side.saw("sync.begin")
@@ -234,8 +233,7 @@ def test_one_meeting_makes_one_session() -> None:
             try:
                 two.meet()
                 until(lambda: two.a.saw("peer.alive") and two.b.saw("peer.alive"), 2)  # noqa: B023
-                beats = two.a.stats["heartbeats.received"]
-                until(lambda: two.a.stats["heartbeats.received"] > beats + 8, 2)  # noqa: B023
+                two.a.beats(8, 2)
                 for side in (two.a, two.b):
                     assert len(side.seen("session.up")) == 1, two.report()
             finally:
