@@ -113,7 +113,7 @@ def test_more_offers_than_a_table_needs(conflict: Bench) -> None:
         conflict.peer.control(offer(number, *range(10)))
     until(lambda: conflict.stat("asks.limited") > 0, 5, "a limit")
     conflict.fence()
-    assert ports(conflict) == set(range(10))
+    until(lambda: ports(conflict) == set(range(10)), 5, "what was offered")
 
 
 def test_a_peer_that_knows_no_offers_is_compared_with(lab: Lab) -> None:
