@@ -31,7 +31,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 # Debian packages by what needs them; docs/dependencies.md says why.
-APT_BUILD := gcc libc6-dev make libssl-dev linux-libc-dev
+APT_BUILD := gcc libc6-dev make libssl-dev linux-libc-dev clang libbpf-dev
 APT_RUN := nftables libnftables1 conntrack iproute2 iputils-ping procps netbase systemd
 APT_DOCS := mandoc
 APT_FUZZ := clang libclang-rt-14-dev
@@ -39,7 +39,7 @@ APT_M32 := gcc-multilib
 APT_PEER := libmnl0 libnetfilter-conntrack3 libnetfilter-cthelper0 libnetfilter-queue1 libnfnetlink0 libsystemd0
 APT_LOG := $(B)/apt.log
 
-CORE_SRC := $(sort $(wildcard csrc/*.c csrc/*.h hak2k/*.pyx hak2k/*.pxd))
+CORE_SRC := $(sort $(wildcard csrc/*.c csrc/*.h csrc/bpf/* hak2k/*.pyx hak2k/*.pxd))
 CORE_KIND := $(if $(filter-out 0,$(HAK2K_SANITIZE)),sanitize,$(if $(filter-out 0,$(HAK2K_DEBUG)),debug,release))
 
 say = printf '%s\n' '$(subst ','\'',$(1))'

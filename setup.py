@@ -7,6 +7,7 @@ Switches, read from the environment:
 """
 
 import os
+import subprocess
 from glob import glob
 
 from Cython.Build import cythonize
@@ -48,15 +49,22 @@ else:
 if debug:
     macros.append(("HAK_DEBUG", "1"))
 
+# The part that runs in the kernel, as an array of bytes.
+subprocess.run(["make", "--no-print-directory", "-C", "csrc/bpf", "OUT=../../build/bpf"], check=True)
+
 core = Extension(
     "hak2k._core",
     sources=["hak2k/_core.pyx", *sorted(glob("csrc/hak_*.c"))],
-    depends=[*sorted(glob("csrc/*.h")), *sorted(glob("hak2k/*.pxd"))],
-    include_dirs=["csrc"],
+    depends=[
+        *sorted(glob("csrc/*.h")),
+        *sorted(glob("hak2k/*.pxd")),
+        "build/bpf/hak_probe_code.h",
+    ],
+    include_dirs=["csrc", "build/bpf"],
     define_macros=macros,
     extra_compile_args=cflags,
     extra_link_args=ldflags,
-    libraries=["crypto"],
+    libraries=["crypto", "bpf"],
 )
 
 setup(

@@ -118,10 +118,11 @@ class Engine:
         dead_after_max_ms: int = 0,
         policy: dict[str, Any] | None = None,
         port: int = 0,
+        netlink: bool = False,
     ) -> None:
         self.node = node
         liveness = (heartbeat_ms, dead_after_ms, dead_after_max_ms)
-        arguments = json.dumps([node.name, psk, cpu, liveness, policy, port])
+        arguments = json.dumps([node.name, psk, cpu, liveness, policy, port, netlink])
         self.process = node.popen(
             sys.executable, "-m", "bench.worker", arguments,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tools.ROOT,

@@ -46,6 +46,7 @@ class Worker:
         liveness: tuple[int, int, int],
         policy: dict[str, Any] | None,
         port: int,
+        netlink: bool,
     ) -> None:
         port = port or _core.PORT
         if cpu is not None:
@@ -62,6 +63,7 @@ class Worker:
                 links=tuple(own),
                 port=port,
                 addresses=(*topology.LAN_ADDRESSES, *topology.WAN_ADDRESSES),
+                events="lean" if netlink else "probed",
             )
         )
         self.engine = _core.Engine(
@@ -79,6 +81,7 @@ class Worker:
             encrypt=True,
             interfaces=["lan", "wan"],
             gate_table=gate.TABLE,
+            probe=None if netlink else _core.Probe(),
             **{"protocols": None, "exclude_mark": (0x100, 0x100), "exclude_local": True}
             | self._policy(policy or {}),
         )

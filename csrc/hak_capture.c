@@ -1,6 +1,6 @@
 /* hak_capture.c - the capture thread: this kernel's events become the stream.
  *
- * Active only.  Reads conntrack events in bulk, asks the policy, encodes each into
+ * Active only.  Takes conntrack events (hak_events.c), asks the policy, encodes each into
  * the open payload and sends that as soon as no further event waits, or when it is
  * full.  While events come fast it naps between reads so that they queue up: being
  * woken for each costs more than reading them.
@@ -434,7 +434,7 @@ static void put_early(struct hak_capture *c, const struct hak_flow *f)
 	}
 }
 
-static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
+void hak_on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
 	struct hak_flow *f = &m->flow;
@@ -443,6 +443,8 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 	if (m->what == HAK_CT_NEW) {
 		hash = hak_flow_hash(f, e->hash_key);
 		hak_closing_forget(&e->closing, hash);
+		if (hak_closing_is(f))		/* all at once, see hak_events.c */
+			(void)hak_closing_told(&e->closing, f, hash);
 		hak_born_expect(&e->born, hash);
 	}
 	if (c->listing)
@@ -496,7 +498,7 @@ static void on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 	}
 }
 
-static void on_expect(struct hak_capture *c, struct hak_ctmsg *m)
+void hak_on_expect(struct hak_capture *c, struct hak_ctmsg *m)
 {
 	struct hak_engine *e = c->e;
 	struct hak_expect *x = &m->expect;
@@ -510,70 +512,6 @@ static void on_expect(struct hak_capture *c, struct hak_ctmsg *m)
 	}
 	hak_say_expect(e, m->what == HAK_CT_EXP_NEW ? HAK_REC_EXP_NEW : HAK_REC_EXP_DESTROY, x);
 	later(e, x);
-}
-
-static void on_event_bytes(struct hak_capture *c, const uint8_t *bytes, size_t n)
-{
-	struct hak_engine *e = c->e;
-	struct hak_rd r = hak_rd_on(bytes, n);
-
-	while (hak_rd_left(&r)) {
-		enum hak_err err = hak_ct_next(&r, &c->msg);
-
-		if (err == HAK_ESKIP)
-			continue;
-		hak_count(&e->stats, HAK_STAT_EVENTS);
-		if (err) {
-			hak_count(&e->stats, HAK_STAT_EVENTS_BAD);
-			continue;
-		}
-		switch (c->msg.what) {
-		case HAK_CT_NEW:
-		case HAK_CT_UPDATE:
-		case HAK_CT_DESTROY:
-			on_flow(c, &c->msg);
-			break;
-		case HAK_CT_EXP_NEW:
-		case HAK_CT_EXP_DESTROY:
-			on_expect(c, &c->msg);
-			break;
-		}
-	}
-}
-
-/* Read what waits, at most `rounds` times a batch.  True: there may be more. */
-bool hak_read_events(struct hak_capture *c, unsigned rounds)
-{
-	struct hak_engine *e = c->e;
-	bool idle = !atomic_load(&e->session_up);
-
-	while (rounds--) {
-		int n;
-
-		n = recvmmsg(e->events_nl.fd, c->mm, HAK_READ_BATCH, MSG_DONTWAIT, NULL);
-		if (n < 0 && errno == ENOBUFS) {
-			/* Events were lost; only a full copy makes the tables equal
-			 * again.  At once: more loss must not push it back. */
-			hak_count(&e->stats, HAK_STAT_OVERRUNS);
-			hak_emit(e, HAK_EV_OVERRUN, 0, 0, 0, NULL);
-			hak_say_numbers(e, HAK_REC_SYNC_LOST, 0, false, 0);
-			continue;
-		}
-		if (n <= 0)
-			return false;
-		c->rate_events += (unsigned)n;
-		if (idle) {
-			hak_count_n(&e->stats, HAK_STAT_EVENTS, (unsigned)n);
-			hak_count_n(&e->stats, HAK_STAT_EVENTS_UNSENT, (unsigned)n);
-			continue;
-		}
-		c->trap_read = false;
-		for (int i = 0; i < n; i++)
-			on_event_bytes(c, c->bytes[i], c->mm[i].msg_len);
-		if (n < HAK_READ_BATCH)
-			return false;
-	}
-	return true;
 }
 
 static void measure(struct hak_capture *c, uint64_t now)
@@ -643,7 +581,7 @@ static void active_round(struct hak_capture *c)
 	struct hak_engine *e = c->e;
 	uint64_t fetch_due = UINT64_MAX, held_due, adapt_due, now, wait = 1000u * (uint64_t)HAK_MS;
 	struct pollfd p[3] = {
-		{ .fd = e->events_nl.fd, .events = POLLIN },
+		{ .fd = e->cfg.probe ? e->cfg.probe->ring : e->events_nl.fd, .events = POLLIN },
 		{ .fd = e->wake_capture, .events = POLLIN },
 		{ .fd = e->trap.fd, .events = POLLIN },
 	};
@@ -708,6 +646,8 @@ static void active_round(struct hak_capture *c)
 	if (c->nap_ns) {
 		struct timespec nap = { .tv_nsec = (long)c->nap_ns };
 
+		if (e->cfg.probe)
+			hak_probe_quiet(e->cfg.probe, true);
 		nanosleep(&nap, NULL);
 		return;
 	}
@@ -728,6 +668,8 @@ static void active_round(struct hak_capture *c)
 	}
 	struct timespec t = { .tv_sec = (time_t)(wait / 1000000000u),
 			      .tv_nsec = (long)(wait % 1000000000u) };
+	if (e->cfg.probe)
+		hak_probe_quiet(e->cfg.probe, false);
 	(void)ppoll(p, 3, &t, NULL);
 	if (p[1].revents)
 		hak_unwake(e->wake_capture);

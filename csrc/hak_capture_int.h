@@ -1,5 +1,5 @@
 /* hak_capture_int.h - the capture thread's state, shared by hak_capture.c (events
- * into records), hak_young.c (who waits) and hak_list.c (what is found by listing this
+ * into records), hak_events.c (where they come from), hak_young.c (who waits) and hak_list.c (what is found by listing this
  * kernel's table). */
 #ifndef HAK_CAPTURE_INT_H
 #define HAK_CAPTURE_INT_H
@@ -14,6 +14,15 @@ enum {
 	HAK_MASTERS = 8,		/* generations of them; H.323 has four */
 	/* of a listing: some 35 entries, 60 us for which the kernel looks at no packet */
 	HAK_LIST_CHUNK = 8192,
+};
+
+/* Of the probe: what is read at a time, and one connection's part in it. */
+enum { HAK_SIGHTS = 256, HAK_SIGHTS_READ = 1024, HAK_SIGHT_PLACES = 1024 };
+
+struct hak_told {
+	struct hak_sight first;
+	const struct hak_seen *last;	/* the same, or what it changed into */
+	bool doubtful;			/* it began twice */
 };
 
 enum hak_listing {
@@ -53,6 +62,8 @@ struct hak_capture {
 	uint32_t offer, offer_taken, offer_refused;	/* the last OFFER, and its answer */
 
 	struct hak_ctmsg msg;
+	struct hak_told told[HAK_SIGHTS];
+	uint16_t place[HAK_SIGHT_PLACES];	/* of told, plus 1; by a hash of the tuple */
 	struct hak_ctmsg early[HAK_EARLY];	/* expectations told before their masters */
 	unsigned early_at;
 	struct mmsghdr mm[HAK_READ_BATCH];
@@ -75,6 +86,11 @@ void hak_master_id(const struct hak_flow *child, struct hak_flow *id);
 struct hak_flow hak_expect_master(const struct hak_expect *x);
 bool hak_send_master_of(struct hak_engine *e, const struct hak_flow *id);
 void hak_send_whole(struct hak_engine *e, struct hak_flow *f, unsigned generations);
+void hak_on_flow(struct hak_capture *c, struct hak_ctmsg *m);
+void hak_on_expect(struct hak_capture *c, struct hak_ctmsg *m);
+
+/* hak_events.c: read what waits, at most `rounds` times a batch.  True: there may be
+ * more. */
 bool hak_read_events(struct hak_capture *c, unsigned rounds);
 
 /* hak_young.c */

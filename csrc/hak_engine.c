@@ -237,8 +237,13 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	TRY("conntrack netlink socket", hak_nl_open(&e->reap_nl, HAK_NL_CALL_BUF));
 	TRY("conntrack netlink socket", hak_nl_open(&e->count_nl, HAK_NL_CALL_BUF));
 	/* what we write ourselves is no news */
-	TRY("filter of the event socket",
-	    hak_nl_filter(&e->events_nl, e->apply_nl.portid, &e->cfg.policy));
+	if (e->cfg.probe)
+		TRY("attaching the probe",
+		    hak_probe_attach(e->cfg.probe, e->events_nl.fd, e->apply_nl.portid,
+				     &e->cfg.policy, e->cfg.lean));
+	else
+		TRY("filter of the event socket",
+		    hak_nl_filter(&e->events_nl, e->apply_nl.portid, &e->cfg.policy));
 	for (unsigned i = 0; i < e->cfg.n_interfaces; i++)
 		names[i] = e->cfg.interfaces[i];
 	TRY("data interfaces", hak_gate_init(&e->gate, e->cfg.gate_table, names,
@@ -350,6 +355,8 @@ void hak_engine_free(struct hak_engine *e)
 	for (unsigned i = 0; i < HAK_LINKS_MAX; i++)
 		if (e->links[i].fd >= 0)
 			close(e->links[i].fd);
+	if (e->cfg.probe)
+		hak_probe_detach(e->cfg.probe);
 	hak_nl_close(&e->events_nl);
 	hak_trap_close(&e->trap);
 	hak_nl_close(&e->fetch_nl);
@@ -435,16 +442,30 @@ static void forget_table(struct hak_engine *e)
 	hak_wish(e, NULL);
 }
 
+/* To hear of events, or no more. */
+enum hak_err hak_listen(struct hak_engine *e, bool on)
+{
+	enum hak_err err;
+
+	if (on)
+		hak_nl_drain(&e->events_nl);
+	if (e->cfg.probe)
+		hak_probe_tell(e->cfg.probe, on);
+	err = hak_nl_join(&e->events_nl, on);
+	if (!on)
+		hak_nl_drain(&e->events_nl);
+	return err;
+}
+
 enum hak_err hak_open_gate(struct hak_engine *e)
 {
 	int keep;
 
 	/* Listening begins before packets do, or their first events were lost. */
-	hak_nl_drain(&e->events_nl);
-	if (!hak_nl_join(&e->events_nl, 1) && !hak_gate_flip(&e->gate, true))
+	if (!hak_listen(e, true) && !hak_gate_flip(&e->gate, true))
 		return HAK_OK;
 	keep = errno;
-	(void)hak_nl_join(&e->events_nl, 0);
+	(void)hak_listen(e, false);
 	errno = keep;
 	return HAK_ESYS;
 }
@@ -490,8 +511,7 @@ void hak_become_passive(struct hak_engine *e)
 	forget_table(e);
 	atomic_store(&e->armed, 0);
 	hak_lease_arm(e, false);
-	(void)hak_nl_join(&e->events_nl, 0);
-	hak_nl_drain(&e->events_nl);
+	(void)hak_listen(e, false);
 	atomic_store(&e->synced, false);
 	atomic_store(&e->sync_needed, true);
 	atomic_store(&e->role, HAK_PASSIVE);

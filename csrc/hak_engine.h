@@ -19,6 +19,7 @@
 #include "hak_control.h"
 #include "hak_err.h"
 #include "hak_lease.h"
+#include "hak_probe.h"
 #include "hak_policy.h"
 #include "hak_pressure.h"
 #include "hak_stat.h"
@@ -57,6 +58,8 @@ struct hak_engine_cfg {
 	uint32_t patience_ms;		/* for a listing of the peer that makes no progress, 0:
 					 * two minutes */
 	struct hak_lease *lease;	/* NULL: none; the caller's, outlives the engine */
+	struct hak_probe *probe;	/* the same; NULL: events come by netlink */
+	bool lean;			/* the probe leaves out what a swap does not need */
 	bool adaptive;			/* see hak_pressure.h */
 };
 

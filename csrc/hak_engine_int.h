@@ -256,6 +256,7 @@ struct hak_engine {
 /* What the peer's last heartbeat said of a hand-over; 0: nothing.  hak_handover.c */
 void hak_peer_prepares(struct hak_engine *e, uint32_t term, uint64_t seq);
 void hak_tell_prepare(struct hak_engine *e);		/* apply: after each turn */
+enum hak_err hak_listen(struct hak_engine *e, bool on);	/* to events; HAK_ESYS */
 enum hak_err hak_open_gate(struct hak_engine *e);	/* and listen; HAK_ESYS */
 void hak_become_passive(struct hak_engine *e);		/* the gate is closed already */
 /* Wait, with q_lock held, until a thread signals or the monotonic time is up. */

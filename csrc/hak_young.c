@@ -140,7 +140,7 @@ static void measure_load(struct hak_capture *c, struct hak_load *l, uint64_t now
 
 	l->overrun = overruns != c->overruns;
 	c->overruns = overruns;
-	l->events = hak_nl_backlog(&e->events_nl);
+	l->events = e->cfg.probe ? hak_probe_backlog(e->cfg.probe) : hak_nl_backlog(&e->events_nl);
 	/* nobody is behind who is not there */
 	if (!atomic_load(&e->peer_alive))
 		return;

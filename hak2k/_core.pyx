@@ -139,6 +139,25 @@ cdef class Lease:
         c.hak_lease_free(&self.lease)
 
 
+cdef class Probe:
+    cdef c.hak_probe *p
+
+    def __cinit__(self):
+        cdef const char *what = NULL
+        self.p = <c.hak_probe *>calloc(1, sizeof(c.hak_probe))
+        if self.p is NULL:
+            raise MemoryError
+        if c.hak_probe_init(self.p, &what) != c.HAK_OK:
+            free(self.p)
+            self.p = NULL
+            _raise(c.HAK_ESYS, c_errno, what.decode())
+
+    def __dealloc__(self):
+        if self.p is not NULL:
+            c.hak_probe_free(self.p)
+            free(self.p)
+
+
 cdef class Watch:
     cdef c.hak_watch *w
 
@@ -170,11 +189,12 @@ cdef class Watch:
             free(self.w)
 
 
-@cython.no_gc_clear     # the lease outlives the engine
+@cython.no_gc_clear     # lease and probe outlive the engine
 cdef class Engine:
     cdef c.hak_engine *e
     cdef list _link_names
     cdef Lease _lease
+    cdef Probe _probe
 
     def __cinit__(self):
         self.e = NULL
@@ -186,7 +206,7 @@ cdef class Engine:
         bint exclude_local, exclude_networks=(),
         double min_duration_s=0, uint32_t scrub_ms=0, Lease lease=None,
         bint adaptive=False, uint32_t patience_ms=0,
-        uint32_t dead_after_max_ms=0,
+        uint32_t dead_after_max_ms=0, Probe probe=None, bint lean=True,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -243,6 +263,10 @@ cdef class Engine:
             if lease is not None:
                 self._lease = lease
                 cfg.lease = &lease.lease
+            if probe is not None:
+                self._probe = probe
+                cfg.probe = probe.p
+            cfg.lean = lean
             cfg.adaptive = adaptive
             cfg.patience_ms = patience_ms
             with nogil:

@@ -94,6 +94,13 @@ cdef extern from "hak_control.h" nogil:
         uint64_t policy
 
 
+cdef extern from "hak_probe.h" nogil:
+    struct hak_probe:
+        pass
+
+    hak_err hak_probe_init(hak_probe *p, const char **what)
+    void hak_probe_free(hak_probe *p)
+
 cdef extern from "hak_lease.h" nogil:
     struct hak_lease:
         int map
@@ -170,6 +177,8 @@ cdef extern from "hak_engine.h" nogil:
         bint adaptive
         uint32_t patience_ms
         hak_lease *lease
+        hak_probe *probe
+        bint lean
 
     struct hak_lease_info:
         bint enforced

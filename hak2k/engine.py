@@ -43,7 +43,7 @@ from hak2k.settings import Config
 from hak2k.swap import natural_timeouts
 
 if TYPE_CHECKING:
-    from hak2k._core import Lease, Watch
+    from hak2k._core import Lease, Probe, Watch
 
 Role = Literal["passive", "active"]
 
@@ -294,6 +294,16 @@ def make_lease() -> Lease:
         return _core.Lease()
 
 
+def make_probe() -> Probe:
+    """Load the programs that take conntrack's events in the kernel.  CAP_BPF, CAP_PERFMON
+    and CAP_NET_ADMIN are needed for this, CAP_NET_ADMIN for attaching them later.  An
+    engine needs one of its own.  Raises KernelError."""
+    with _translated():
+        from hak2k import _core
+
+        return _core.Probe()
+
+
 def make_watch(stop: int, each_ms: int) -> Watch:
     """What `hak2k.netwatch` waits with.  Raises KernelError."""
     with _translated():
@@ -316,6 +326,7 @@ class Engine:
 
     config: what `load_config` returned.
     lease: from `make_lease`; `guard` puts it before the interfaces.
+    probe: from `make_probe`; without it events come by netlink.
     core: makes the core; by default the compiled one.
     """
 
@@ -324,10 +335,11 @@ class Engine:
         config: Config,
         *,
         lease: Lease | None = None,
+        probe: Probe | None = None,
         core: Callable[..., Core] = _compiled_core,
     ) -> None:
         self.config = config
-        self.gate_spec = gate.GateSpec.of(config)
+        self.gate_spec = gate.GateSpec.of(config, probe=probe is not None)
         self._lock = threading.RLock()
         self._term = 0
         self._closed = False
@@ -354,6 +366,8 @@ class Engine:
                 exclude_local=config.stream.exclude_local,
                 scrub_ms=round(config.stream.scrub_s * 1000),
                 lease=lease,
+                probe=probe,
+                lean=config.stream.events == "lean",
                 min_duration_s=config.stream.min_duration_s,
                 adaptive=config.stream.adaptive,
                 exclude_networks=[

@@ -70,6 +70,11 @@ LEAN: Final = {
     "tcp flags & (fin | rst) != 0": _ALL,
     "tcp flags & syn != 0": _ALL & ~_PROTOINFO & ~_REPLY,
 }
+# With a probe (csrc/bpf/probe.c), which tells these without any message, of all protocols:
+# NEW, REPLY, ASSURED, PROTOINFO, MARK, LABEL.  HELPER, SEQADJ and others stay, and with
+# them what is done through ctnetlink, which makes all kinds of events at once.  Of DCCP the
+# probe does not know the state.
+PROBED: Final = _ALL & ~(1 << 0 | _REPLY | 1 << 4 | _PROTOINFO | 1 << 7 | 1 << 10)
 _NAME = re.compile(r"[A-Za-z0-9._@:+-]{1,15}")
 _MISSING = (
     "libnftables is missing; install it: apt-get install libnftables1 "
@@ -90,16 +95,17 @@ class GateSpec:
     addresses: tuple[str, ...] = ()
     """Our addresses on the data interfaces, with or without a prefix length."""
     events: str = "lean"
-    """Which conntrack events there are: "lean", or "all"."""
+    """Which conntrack events the kernel makes messages of: "lean", "all", or "probed", of
+    those that a probe does not tell."""
 
     @classmethod
-    def of(cls, config: Config) -> GateSpec:
+    def of(cls, config: Config, *, probe: bool = False) -> GateSpec:
         return cls(
             interfaces=tuple(i.name for i in config.interface),
             links=tuple(link.interface for link in config.link),
             port=config.stream.port,
             addresses=tuple(a for i in config.interface for a in i.addresses),
-            events=config.stream.events,
+            events="probed" if probe else config.stream.events,
         )
 
 
@@ -122,16 +128,21 @@ def _quoted_destinations(spec: GateSpec, version: int) -> str:
     return "{ " + ", ".join(f"{a:#0{digits + 2}x}" for a in ours) + " }" if ours else ""
 
 
-def event_chains() -> Iterator[str]:
+def event_chains(events: str = "lean") -> Iterator[str]:
     """Chains that choose events, for a table of family inet; a line each."""
-    yield " chain tell {"
-    for packet, events in LEAN.items():
-        yield f"  {packet} ct event set {events:#x} return"
-    yield " }"
+    if events == "all":
+        return
+    rule = f"ct state new meta l4proto != dccp ct event set {PROBED:#x}"
+    if events == "lean":
+        rule = "meta l4proto tcp jump tell"
+        yield " chain tell {"
+        for packet, bits in LEAN.items():
+            yield f"  {packet} ct event set {bits:#x} return"
+        yield " }"
     for name, hook in (("tell_in", "prerouting"), ("tell_out", "output")):
         yield f" chain {name} {{"
         yield f"  type filter hook {hook} priority {CONNTRACK_PRIORITY + 1};"
-        yield "  meta l4proto tcp jump tell"
+        yield f"  {rule}"
         yield " }"
 
 
@@ -185,7 +196,7 @@ def ruleset(spec: GateSpec, open_types: Iterable[int] = ()) -> str:
         "  type filter hook output priority raw;",
         f"  udp dport {spec.port} oifname {links} notrack",
         " }",
-        *(event_chains() if spec.events == "lean" else ()),
+        *event_chains(spec.events),
         " chain guard_in {",
         "  type filter hook input priority filter - 1;",
         f"  iifname {data} tcp flags & (syn|rst|ack) != syn ct state {{ new, invalid }} drop",
@@ -266,8 +277,10 @@ def present(spec: GateSpec) -> bool:
             raise
         return False
     wanted = {"labels", "raw_in", "raw_out", "guard_in", "guard_out"}
-    if spec.events == "lean":
-        wanted |= {"tell", "tell_in", "tell_out"}
+    if spec.events != "all":
+        wanted |= {"tell_in", "tell_out"}
+    if ("tell" in inet) is not (spec.events == "lean"):
+        return False
     if not wanted <= inet.keys():
         return False
     for hook in ("ingress", "egress"):

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from hak2k import _core, gate
@@ -24,19 +25,23 @@ SPEC = gate.GateSpec(
     links=("ha0", "ha1"),
     port=44242,
     addresses=tuple(a for _, a in ADDRESSES),
+    events="probed",
 )
 
 
 class Side:
     """One node's engine; every call runs in its namespace."""
 
-    def __init__(self, node: Node, number: int, psk: bytes, **options: Any) -> None:
+    def __init__(
+        self, node: Node, number: int, psk: bytes, *, netlink: bool = False, **options: Any
+    ) -> None:
         self.node = node
         self.number = number
         self.term = 0
         self.log: list[dict[str, Any]] = []
         self.engine: Any = None
         self._options = options
+        self._netlink = netlink
         self._psk = psk
         self.open()
 
@@ -69,7 +74,9 @@ class Side:
             f"192.168.70.{self.number}",
         ]
         with self.node.enter():
-            gate.build(SPEC)
+            gate.build(replace(SPEC, events="lean") if self._netlink else SPEC)
+            if not self._netlink:
+                arguments["probe"] = _core.Probe()
             self.engine = _core.Engine(**arguments)
             self.engine.set_local_addresses([ipaddress.ip_address(a).packed for a in local])
             self.engine.set_announcements(ADDRESSES)

@@ -1,0 +1,76 @@
+/* hak_probe.h - conntrack's events by way of a ring that the kernel fills (eBPF).
+ *
+ * The faster of two ways to hear of them; the other one is netlink (hak_nl.h), for
+ * kernels that do not take the programs.  csrc/bpf/probe.c says what is told how.
+ *
+ * Loading needs privileges that nothing later needs, so it comes first and apart from
+ * the engine, which attaches what it is given.
+ *
+ * One thread reads: hak_probe_next, hak_probe_done.  All else may be called by any.
+ *
+ * Not handled: kernels before 6.4 (no netfilter programs), conntrack as a module whose
+ * structs the kernel's own BTF does not have, bridges that track (a hook of their own:
+ * their entries' events are messages, since no rule has set their mask).
+ */
+#ifndef HAK_PROBE_H
+#define HAK_PROBE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "hak_ct.h"
+#include "hak_policy.h"
+#include "hak_seen.h"
+
+enum { HAK_PROBE_HOOKS = 4 };	/* two families, forwarded and to ourselves */
+
+struct hak_probe {
+	int packet, message;		/* programs; -1: not loaded */
+	int ring, memory;		/* maps */
+	int hooks[HAK_PROBE_HOOKS];	/* -1: not attached */
+	struct hak_probe_shared *shared;
+	/* the ring: see kernel/bpf/ringbuf.c */
+	_Atomic uint64_t *consumer;
+	const _Atomic uint64_t *producer;
+	const uint8_t *data;
+	uint64_t at;			/* where the reader is */
+	uint64_t lost;			/* of shared->lost, told */
+	_Atomic uint64_t from;		/* what is before this is not to be read */
+};
+
+/* One thing that was noted; valid until hak_probe_done. */
+struct hak_sight {
+	const struct hak_seen *seen;	/* NULL: a message, */
+	const uint8_t *message;
+	size_t len;			/* of that */
+};
+
+/* Load the programs.  HAK_ESYS: errno; *what says what failed (a constant string).
+ * CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed. */
+enum hak_err hak_probe_init(struct hak_probe *p, const char **what);
+void hak_probe_free(struct hak_probe *p);
+/* In the network namespace of the calling thread: at the packets' way, and instead of
+ * the queue of the netlink socket `fd`, whose filter the one becomes.  HAK_ESYS: errno;
+ * then nothing is attached.  CAP_NET_ADMIN is needed. */
+enum hak_err hak_probe_attach(struct hak_probe *p, int fd, uint32_t portid,
+			      const struct hak_policy *policy, bool lean);
+void hak_probe_detach(struct hak_probe *p);
+/* Tell, or do not.  To begin means: from here on; what was told before is not read. */
+void hak_probe_tell(struct hak_probe *p, bool on);
+/* The reader is about to nap: nobody wakes it for what comes.  False: something waits
+ * already, after which it may sleep in poll(p->ring). */
+void hak_probe_quiet(struct hak_probe *p, bool quiet);
+/* The next one, oldest first.  False: none. */
+bool hak_probe_next(struct hak_probe *p, struct hak_sight *s);
+/* All that were taken have been used. */
+void hak_probe_done(struct hak_probe *p);
+/* Have events been lost since this was last asked? */
+bool hak_probe_lost(struct hak_probe *p);
+/* How full the ring is, in per cent. */
+unsigned hak_probe_backlog(const struct hak_probe *p);
+/* A note as the event that netlink would have brought.  False: it cannot be one. */
+bool hak_probe_event(const struct hak_seen *s, struct hak_ctmsg *out);
+/* Do both tell of the same connection? */
+bool hak_probe_same(const struct hak_seen *x, const struct hak_seen *y);
+
+#endif
