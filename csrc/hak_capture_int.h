@@ -23,6 +23,7 @@ struct hak_told {
 	struct hak_sight first;
 	const struct hak_seen *last;	/* the same, or what it changed into */
 	bool doubtful;			/* it began twice */
+	bool marked;			/* its mark was news on the way */
 };
 
 enum hak_listing {

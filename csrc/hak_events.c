@@ -86,6 +86,7 @@ static unsigned note(struct hak_capture *c, unsigned n, const struct hak_sight *
 	uint16_t *place;
 
 	*t = (struct hak_told){ .first = *s, .last = s->seen };
+	t->marked = s->seen && s->seen->flags & HAK_SEEN_MARK;
 	if (!s->seen) {
 		if (!is_end(s))
 			memset(c->place, 0, sizeof c->place);
@@ -96,6 +97,7 @@ static unsigned note(struct hak_capture *c, unsigned n, const struct hak_sight *
 		before = &c->told[*place - 1];
 	if (s->seen->what != HAK_SEEN_NEW && before) {
 		before->last = s->seen;
+		before->marked |= s->seen->flags & HAK_SEEN_MARK;
 		hak_count(&c->e->stats, HAK_STAT_EVENTS_NO_NEWS);
 		return n;
 	}
@@ -117,6 +119,8 @@ static void tell(struct hak_capture *c, const struct hak_told *t)
 		return;
 	}
 	c->msg.what = t->first.seen->what;
+	if (t->marked)
+		c->msg.flow.have |= HAK_HAS_MARK;
 	if (t->doubtful) {
 		if (!hak_fetch(c->e, &c->msg.flow, &now))
 			return;
