@@ -240,7 +240,7 @@ static enum hak_err open_all(struct hak_engine *e, char *why, int *err)
 	if (e->cfg.probe)
 		TRY("attaching the probe",
 		    hak_probe_attach(e->cfg.probe, e->events_nl.fd, e->apply_nl.portid,
-				     &e->cfg.policy, e->cfg.lean));
+				     &e->cfg.policy));
 	else
 		TRY("filter of the event socket",
 		    hak_nl_filter(&e->events_nl, e->apply_nl.portid, &e->cfg.policy));
@@ -356,7 +356,7 @@ void hak_engine_free(struct hak_engine *e)
 		if (e->links[i].fd >= 0)
 			close(e->links[i].fd);
 	if (e->cfg.probe)
-		hak_probe_detach(e->cfg.probe);
+		hak_probe_tell(e->cfg.probe, false);
 	hak_nl_close(&e->events_nl);
 	hak_trap_close(&e->trap);
 	hak_nl_close(&e->fetch_nl);

@@ -59,7 +59,6 @@ struct hak_engine_cfg {
 					 * two minutes */
 	struct hak_lease *lease;	/* NULL: none; the caller's, outlives the engine */
 	struct hak_probe *probe;	/* the same; NULL: events come by netlink */
-	bool lean;			/* the probe leaves out what a swap does not need */
 	bool adaptive;			/* see hak_pressure.h */
 };
 

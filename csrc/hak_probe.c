@@ -85,7 +85,7 @@ static bool map_all(struct hak_probe *p)
 	 * so that a record at its end is in one piece; one page of that is enough here. */
 	v = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, p->ring, 0);
 	p->consumer = v == MAP_FAILED ? NULL : (void *)v;
-	v = mmap(NULL, 2 * page + HAK_PROBE_RING, PROT_READ, MAP_SHARED, p->ring, (off_t)page);
+	v = mmap(NULL, 2 * page + p->size, PROT_READ, MAP_SHARED, p->ring, (off_t)page);
 	if (v != MAP_FAILED) {
 		p->producer = (void *)v;
 		p->data = v + page;
@@ -103,72 +103,6 @@ static enum hak_err failed(struct hak_probe *p, struct bpf_object *o)
 	return HAK_ESYS;
 }
 
-enum hak_err hak_probe_init(struct hak_probe *p, const char **what)
-{
-	LIBBPF_OPTS(bpf_object_open_opts, opts, .object_name = "hak2k");
-	struct bpf_program *packet, *message;
-	struct bpf_object *o;
-
-	memset(p, 0, sizeof *p);
-	p->packet = p->message = p->ring = p->memory = -1;
-	for (unsigned i = 0; i < HAK_PROBE_HOOKS; i++)
-		p->hooks[i] = -1;
-	(void)libbpf_set_print(silent);
-	*what = "reading the probe's program";
-	o = bpf_object__open_mem(hak_probe_code, sizeof hak_probe_code, &opts);
-	if (!o)
-		return failed(p, NULL);
-	packet = bpf_object__find_program_by_name(o, "packet");
-	message = bpf_object__find_program_by_name(o, "message");
-	*what = "looking up conntrack's types in /sys/kernel/btf/vmlinux";
-	if (!name_types(o))
-		return failed(p, o);
-	(void)bpf_program__set_type(packet, PROG_TYPE_NETFILTER);
-	(void)bpf_program__set_expected_attach_type(packet, ATTACH_NETFILTER);
-	*what = "loading the probe's program";
-	if (bpf_object__load(o))
-		return failed(p, o);
-	p->packet = keep(bpf_program__fd(packet));
-	p->message = keep(bpf_program__fd(message));
-	p->ring = keep(bpf_object__find_map_fd_by_name(o, "ring"));
-	p->memory = keep(bpf_object__find_map_fd_by_name(o, ".bss"));
-	*what = "mapping the probe's ring";
-	if (p->packet < 0 || p->message < 0 || p->ring < 0 || p->memory < 0 || !map_all(p))
-		return failed(p, o);
-	bpf_object__close(o);
-	return HAK_OK;
-}
-
-static void shut(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
-
-void hak_probe_free(struct hak_probe *p)
-{
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-
-	hak_probe_detach(p);
-	if (p->shared)
-		(void)munmap(p->shared, page);
-	if (p->consumer)
-		(void)munmap((void *)p->consumer, page);
-	if (p->producer)
-		(void)munmap((void *)(uintptr_t)p->producer, 2 * page + HAK_PROBE_RING);
-	p->shared = NULL;
-	p->consumer = NULL;
-	p->producer = NULL;
-	p->data = NULL;
-	shut(&p->packet);
-	shut(&p->message);
-	shut(&p->ring);
-	shut(&p->memory);
-}
-
-/* ---- attaching ------------------------------------------------------- */
-
 static int hook(int program, uint32_t pf, uint32_t at)
 {
 	struct link_create a = {
@@ -185,35 +119,102 @@ static int hook(int program, uint32_t pf, uint32_t at)
 	return fd;
 }
 
-enum hak_err hak_probe_attach(struct hak_probe *p, int fd, uint32_t portid,
-			      const struct hak_policy *policy, bool lean)
+/* For packets that leave and those for this host; where nf_confirm is too. */
+static bool hook_all(struct hak_probe *p)
 {
 	static const uint32_t pf[] = { NFPROTO_IPV4, NFPROTO_IPV6 };
 	static const uint32_t at[] = { NF_INET_POST_ROUTING, NF_INET_LOCAL_IN };
 
-	hak_probe_tell(p, false);
-	p->shared->portid = portid;
-	p->shared->lean = lean;
-	for (unsigned i = 0; i < 8; i++)
-		p->shared->protocols[i] = policy->protocols[i];
 	for (unsigned i = 0; i < HAK_PROBE_HOOKS; i++) {
 		p->hooks[i] = hook(p->packet, pf[i & 1], at[i >> 1]);
 		if (p->hooks[i] < 0)
-			goto failed;
+			return false;
 	}
-	if (!setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &p->message, sizeof p->message))
-		return HAK_OK;
-failed:
-	portid = (uint32_t)errno;
-	hak_probe_detach(p);
-	errno = (int)portid;
-	return HAK_ESYS;
+	return true;
 }
 
-void hak_probe_detach(struct hak_probe *p)
+enum hak_err hak_probe_init(struct hak_probe *p, uint32_t size, const char **what)
 {
+	LIBBPF_OPTS(bpf_object_open_opts, opts, .object_name = "hak2k");
+	struct bpf_program *packet, *message;
+	struct bpf_object *o;
+
+	memset(p, 0, sizeof *p);
+	p->packet = p->message = p->ring = p->memory = -1;
+	for (unsigned i = 0; i < HAK_PROBE_HOOKS; i++)
+		p->hooks[i] = -1;
+	p->size = size;
+	(void)libbpf_set_print(silent);
+	*what = "reading the probe's program";
+	o = bpf_object__open_mem(hak_probe_code, sizeof hak_probe_code, &opts);
+	if (!o)
+		return failed(p, NULL);
+	packet = bpf_object__find_program_by_name(o, "packet");
+	message = bpf_object__find_program_by_name(o, "message");
+	*what = "looking up conntrack's types in /sys/kernel/btf/vmlinux";
+	if (!name_types(o))
+		return failed(p, o);
+	(void)bpf_program__set_type(packet, PROG_TYPE_NETFILTER);
+	(void)bpf_program__set_expected_attach_type(packet, ATTACH_NETFILTER);
+	*what = "loading the probe's program";
+	if (bpf_map__set_max_entries(bpf_object__find_map_by_name(o, "ring"), size) ||
+	    bpf_object__load(o))
+		return failed(p, o);
+	p->packet = keep(bpf_program__fd(packet));
+	p->message = keep(bpf_program__fd(message));
+	p->ring = keep(bpf_object__find_map_fd_by_name(o, "ring"));
+	p->memory = keep(bpf_object__find_map_fd_by_name(o, ".bss"));
+	*what = "mapping the probe's ring";
+	if (p->packet < 0 || p->message < 0 || p->ring < 0 || p->memory < 0 || !map_all(p))
+		return failed(p, o);
+	*what = "putting the probe into the packets' way";
+	if (!hook_all(p))
+		return failed(p, o);
+	bpf_object__close(o);
+	return HAK_OK;
+}
+
+static void shut(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void hak_probe_free(struct hak_probe *p)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
 	for (unsigned i = 0; i < HAK_PROBE_HOOKS; i++)
 		shut(&p->hooks[i]);
+	if (p->shared)
+		(void)munmap(p->shared, page);
+	if (p->consumer)
+		(void)munmap((void *)p->consumer, page);
+	if (p->producer)
+		(void)munmap((void *)(uintptr_t)p->producer, 2 * page + p->size);
+	p->shared = NULL;
+	p->consumer = NULL;
+	p->producer = NULL;
+	p->data = NULL;
+	shut(&p->packet);
+	shut(&p->message);
+	shut(&p->ring);
+	shut(&p->memory);
+}
+
+enum hak_err hak_probe_attach(struct hak_probe *p, int fd, uint32_t portid,
+			      const struct hak_policy *policy)
+{
+	hak_probe_tell(p, false);
+	p->shared->portid = portid;
+	p->shared->some = 0;
+	for (unsigned i = 0; i < 8; i++) {
+		p->shared->protocols[i] = policy->protocols[i];
+		p->shared->some |= policy->protocols[i] != UINT32_MAX;
+	}
+	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &p->message, sizeof p->message)
+		       ? HAK_ESYS : HAK_OK;
 }
 
 /* ---- the ring -------------------------------------------------------- */
@@ -242,7 +243,7 @@ bool hak_probe_next(struct hak_probe *p, struct hak_sight *s)
 	if (p->at < from)
 		p->at = from;
 	while (p->at < produced(p)) {
-		const uint8_t *r = p->data + (p->at & (HAK_PROBE_RING - 1));
+		const uint8_t *r = p->data + (p->at & (p->size - 1));
 		uint32_t len = __atomic_load_n((const uint32_t *)(const void *)r, __ATOMIC_ACQUIRE);
 		const struct hak_seen_message *m = (const void *)(r + BPF_RINGBUF_HDR_SZ);
 
@@ -276,7 +277,7 @@ bool hak_probe_lost(struct hak_probe *p)
 
 unsigned hak_probe_backlog(const struct hak_probe *p)
 {
-	return (unsigned)((produced(p) - atomic_load(p->consumer)) * 100 / HAK_PROBE_RING);
+	return (unsigned)((produced(p) - atomic_load(p->consumer)) * 100 / p->size);
 }
 
 /* ---- what a note says ------------------------------------------------ */

@@ -4,7 +4,7 @@
  * kernels that do not take the programs.  csrc/bpf/probe.c says what is told how.
  *
  * Loading needs privileges that nothing later needs, so it comes first and apart from
- * the engine, which attaches what it is given.
+ * the engine, which is given the probe, and only one engine at a time.
  *
  * One thread reads: hak_probe_next, hak_probe_done.  All else may be called by any.
  *
@@ -33,6 +33,7 @@ struct hak_probe {
 	_Atomic uint64_t *consumer;
 	const _Atomic uint64_t *producer;
 	const uint8_t *data;
+	uint64_t size;			/* bytes */
 	uint64_t at;			/* where the reader is */
 	uint64_t lost;			/* of shared->lost, told */
 	_Atomic uint64_t from;		/* what is before this is not to be read */
@@ -45,16 +46,16 @@ struct hak_sight {
 	size_t len;			/* of that */
 };
 
-/* Load the programs.  HAK_ESYS: errno; *what says what failed (a constant string).
+/* size: of the ring, bytes, a power of two and whole pages; HAK_PROBE_RING.
+ * Load the programs, and put the one for packets into their way in the network namespace
+ * of the calling thread, where it tells nothing yet.  HAK_ESYS: errno; *what says what failed (a constant string).
  * CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed. */
-enum hak_err hak_probe_init(struct hak_probe *p, const char **what);
+enum hak_err hak_probe_init(struct hak_probe *p, uint32_t size, const char **what);
 void hak_probe_free(struct hak_probe *p);
-/* In the network namespace of the calling thread: at the packets' way, and instead of
- * the queue of the netlink socket `fd`, whose filter the one becomes.  HAK_ESYS: errno;
- * then nothing is attached.  CAP_NET_ADMIN is needed. */
+/* In the place of the queue of the netlink socket `fd`, as its filter.  `portid`: a socket
+ * whose doings are no news.  HAK_ESYS: errno. */
 enum hak_err hak_probe_attach(struct hak_probe *p, int fd, uint32_t portid,
-			      const struct hak_policy *policy, bool lean);
-void hak_probe_detach(struct hak_probe *p);
+			      const struct hak_policy *policy);
 /* Tell, or do not.  To begin means: from here on; what was told before is not read. */
 void hak_probe_tell(struct hak_probe *p, bool on);
 /* The reader is about to nap: nobody wakes it for what comes.  False: something waits

@@ -55,7 +55,7 @@ struct hak_probe_shared {
 	__u32 on;			/* else nothing is told */
 	__u32 quiet;			/* the reader naps: do not wake it */
 	__u32 portid;			/* what this socket does is no news */
-	__u32 lean;			/* leave out what a swap does not need */
+	__u32 some;			/* not all protocols are told */
 	__u32 protocols[8];		/* a bit for each one that is told */
 	__u64 lost;			/* events that the ring had no room for */
 };

@@ -30,6 +30,16 @@ class Lease:
 
     def __init__(self) -> None: ...
 
+class Probe:
+    """Conntrack's events taken in the kernel; see csrc/hak_probe.h.  For one engine, in
+    the calling thread's network namespace.  Making one needs CAP_BPF, CAP_PERFMON and
+    CAP_NET_ADMIN.
+
+    ring_bytes: a power of two, and whole pages.
+    """
+
+    def __init__(self, ring_bytes: int = ...) -> None: ...
+
 class Watch:
     """Waits for news of interfaces, addresses and nftables; see csrc/hak_watch.h.
     For one thread.

@@ -142,12 +142,12 @@ cdef class Lease:
 cdef class Probe:
     cdef c.hak_probe *p
 
-    def __cinit__(self):
+    def __cinit__(self, uint32_t ring_bytes=c.HAK_PROBE_RING):
         cdef const char *what = NULL
         self.p = <c.hak_probe *>calloc(1, sizeof(c.hak_probe))
         if self.p is NULL:
             raise MemoryError
-        if c.hak_probe_init(self.p, &what) != c.HAK_OK:
+        if c.hak_probe_init(self.p, ring_bytes, &what) != c.HAK_OK:
             free(self.p)
             self.p = NULL
             _raise(c.HAK_ESYS, c_errno, what.decode())
@@ -206,7 +206,7 @@ cdef class Engine:
         bint exclude_local, exclude_networks=(),
         double min_duration_s=0, uint32_t scrub_ms=0, Lease lease=None,
         bint adaptive=False, uint32_t patience_ms=0,
-        uint32_t dead_after_max_ms=0, Probe probe=None, bint lean=True,
+        uint32_t dead_after_max_ms=0, Probe probe=None,
     ):
         cdef c.hak_engine_cfg *cfg
         cdef char why[160]
@@ -266,7 +266,6 @@ cdef class Engine:
             if probe is not None:
                 self._probe = probe
                 cfg.probe = probe.p
-            cfg.lean = lean
             cfg.adaptive = adaptive
             cfg.patience_ms = patience_ms
             with nogil:

@@ -98,7 +98,9 @@ cdef extern from "hak_probe.h" nogil:
     struct hak_probe:
         pass
 
-    hak_err hak_probe_init(hak_probe *p, const char **what)
+    enum: HAK_PROBE_RING
+
+    hak_err hak_probe_init(hak_probe *p, uint32_t size, const char **what)
     void hak_probe_free(hak_probe *p)
 
 cdef extern from "hak_lease.h" nogil:
@@ -178,7 +180,6 @@ cdef extern from "hak_engine.h" nogil:
         uint32_t patience_ms
         hak_lease *lease
         hak_probe *probe
-        bint lean
 
     struct hak_lease_info:
         bint enforced

@@ -76,6 +76,7 @@ class StreamInfo(TypedDict):
     peer_table_max: int | None
     policy_differs: bool
     events: Literal["lean", "all"]  # which conntrack events there are
+    capture: Literal["probe", "netlink"]  # how they are heard of
     key: str | None  # a fingerprint
     key_bits: int | None
     key_current: bool | None

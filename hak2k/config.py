@@ -359,16 +359,28 @@ def _read_networks(t: _Table) -> tuple[str, ...]:
     return tuple(str(net) for net in found)
 
 
+def _read_capture(t: _Table) -> tuple[str, str]:
+    """How events are heard of, and which there are."""
+    events = t.word("events", ("lean", "all"), "lean")
+    capture = t.word("capture", ("auto", "probe", "netlink"), "auto")
+    if capture == "probe" and events == "all":
+        problem = 'a probe tells what "lean" does; use capture = "netlink" with it'
+        t.report.contradiction((*t.path, "events"), (*t.path, "capture"), problem)
+    return capture, events
+
+
 def _read_stream(t: _Table) -> StreamConfig:
     duration = t.number("min_duration_s", 0, 86400, "seconds", 0, float)
     if 0 < duration < 0.001:
         t.bad("min_duration_s", f"{duration} is less than a millisecond; use 0 or more")
+    capture, events = _read_capture(t)
     return StreamConfig(
         port=t.number("port", 1, 65535, "", DEFAULT_PORT, int),
         protocols=_read_protocols(t),
         min_duration_s=float(duration),
         adaptive=t.flag("adaptive", True),
-        events=t.word("events", ("lean", "all"), "lean"),
+        events=events,
+        capture=capture,
         exclude_mark=_read_mark(t),
         exclude_local=t.flag("exclude_local", True),
         exclude_networks=_read_networks(t),

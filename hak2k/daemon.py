@@ -37,7 +37,7 @@ from hak2k import gate, ports, privileges
 from hak2k._version import __version__
 from hak2k.config import load_config
 from hak2k.control import Lock, Server
-from hak2k.engine import Engine, make_lease
+from hak2k.engine import Engine, make_lease, make_probe
 from hak2k.errors import ConfigError, HakError, KernelError
 from hak2k.events import EventLog
 from hak2k.journal import sink
@@ -46,7 +46,7 @@ from hak2k.node import Node
 from hak2k.service import Service
 
 if TYPE_CHECKING:
-    from hak2k._core import Lease
+    from hak2k._core import Lease, Probe
 from hak2k.settings import Config
 
 SYSCTLS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -154,8 +154,26 @@ def take_lease(config: Config, log: EventLog) -> Lease | None:
         return None
 
 
+def take_probe(config: Config, log: EventLog) -> Probe | None:
+    """The probe, if it is wanted and possible.  Raises KernelError if it is demanded."""
+    if config.stream.capture == "netlink" or config.stream.events == "all":
+        return None
+    try:
+        return make_probe()
+    except HakError as e:
+        where = config.where("stream", "capture")
+        if config.stream.capture == "probe":
+            raise KernelError(f'{where}: {e}; use capture = "auto"') from e
+        log.emit("probe.unavailable", f"{where}: {e}; events come by netlink")
+        return None
+
+
 async def _serve(
-    config: Config, log: EventLog, snapshot: Snapshot, lease: Lease | None = None
+    config: Config,
+    log: EventLog,
+    snapshot: Snapshot,
+    lease: Lease | None = None,
+    probe: Probe | None = None,
 ) -> None:
     loop = asyncio.get_running_loop()
 
@@ -166,7 +184,7 @@ async def _serve(
         log.emit("daemon.error", str(what))
 
     loop.set_exception_handler(unexpected)
-    engine = Engine(config, lease=lease)
+    engine = Engine(config, lease=lease, probe=probe)
     config.cluster.forget()
     node = Node(config, engine, log, snapshot)
 
@@ -240,7 +258,8 @@ def run(config: Config, log_format: str) -> None:
     privileges.check()
     if config.control.group is not None:
         privileges.join(config.control.group)
-    lease = take_lease(config, log)  # needs more privileges than anything after it
+    # These need more privileges than anything after them.
+    lease, probe = take_lease(config, log), take_probe(config, log)
     privileges.drop()
     privileges.lock_memory()
     gate.check_library()
@@ -251,9 +270,9 @@ def run(config: Config, log_format: str) -> None:
         check_interfaces(config, snapshot)
         check_port(config)
         # The sysctls of conntrack exist once a rule has called for it.
-        gate.build(gate.GateSpec.of(config))
+        gate.build(gate.GateSpec.of(config, probe=probe is not None))
         set_sysctls(log, sysctls(config))
-        asyncio.run(_serve(config, log, snapshot, lease))
+        asyncio.run(_serve(config, log, snapshot, lease, probe))
     finally:
         lock.release()
 

@@ -295,9 +295,9 @@ def make_lease() -> Lease:
 
 
 def make_probe() -> Probe:
-    """Load the programs that take conntrack's events in the kernel.  CAP_BPF, CAP_PERFMON
-    and CAP_NET_ADMIN are needed for this, CAP_NET_ADMIN for attaching them later.  An
-    engine needs one of its own.  Raises KernelError."""
+    """Load the programs that take conntrack's events in the kernel, for one engine in this
+    thread's network namespace.  CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed for
+    this, not afterwards.  Raises KernelError."""
     with _translated():
         from hak2k import _core
 
@@ -340,6 +340,8 @@ class Engine:
     ) -> None:
         self.config = config
         self.gate_spec = gate.GateSpec.of(config, probe=probe is not None)
+        self.capture: Literal["probe", "netlink"] = "netlink" if probe is None else "probe"
+        """How conntrack's events are heard of."""
         self._lock = threading.RLock()
         self._term = 0
         self._closed = False
@@ -367,7 +369,6 @@ class Engine:
                 scrub_ms=round(config.stream.scrub_s * 1000),
                 lease=lease,
                 probe=probe,
-                lean=config.stream.events == "lean",
                 min_duration_s=config.stream.min_duration_s,
                 adaptive=config.stream.adaptive,
                 exclude_networks=[

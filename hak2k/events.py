@@ -280,6 +280,13 @@ CATALOG: Final[dict[str, Entry]] = {
         "a hung active node is not fenced",
         "start hak2kd with CAP_BPF on a kernel with cls_bpf, or set lease = false",
     ),
+    "probe.unavailable": Entry(
+        "info",
+        "this kernel or these privileges do not allow eBPF programs in the packets' way: "
+        "events come by netlink, which costs the firewall more",
+        'start hak2kd with CAP_BPF and CAP_PERFMON on Linux 6.4 or newer, or set '
+        'capture = "netlink"',
+    ),
     "gate.missing": Entry(
         "error",
         "the gate's nftables table was gone; it was made again",

@@ -139,7 +139,8 @@ def info_lines(info: Json, verbose: bool) -> list[str]:
         lag = f"{stream['lag_records']} records, {stream['lag_ms']:g} ms behind"
         out.append(_row("stream", f"{stream['sequence']}, {how}", lag))
         if "events" in stream:
-            out.append(_row("events", stream["events"], ""))
+            by = {"probe": "taken by a probe", "netlink": "by netlink"}
+            out.append(_row("events", stream["events"], by.get(stream.get("capture", ""), "")))
         if "key" in stream:
             bits = stream["key_bits"]
             key = stream["key"] or _NONE

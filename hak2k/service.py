@@ -117,6 +117,7 @@ class Service:
                 "peer_table_max": stream.peer_max,
                 "policy_differs": peer is not None and peer.policy_differs,
                 "events": node.config.stream.events,
+                "capture": node.engine.capture,
                 **self._key(stream.key),
             },
             "health": self._health(),

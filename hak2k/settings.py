@@ -76,6 +76,9 @@ class StreamConfig:
     events: str = "lean"
     """"lean": the kernel makes no events of TCP's middle states.  "all": it makes what
     it makes."""
+    capture: str = "auto"
+    """How events are heard of: "probe", by programs in the kernel; "netlink"; "auto": by
+    the probe if this kernel has what it needs."""
     exclude_mark: tuple[int, int] | None = None
     """(value, mask): entries with ct mark & mask == value are not replicated."""
     exclude_local: bool = True

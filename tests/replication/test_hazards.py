@@ -210,8 +210,9 @@ class Bursts(threading.Thread):
         self.join()
 
 
-def test_h09_overruns_under_load_do_not_put_equality_off(two: Pair) -> None:
+def test_h09_overruns_under_load_do_not_put_equality_off(by_netlink: Pair) -> None:
     """Again and again, and the load does not end; still the tables become equal."""
+    two = by_netlink
     with Bursts(two.a.node.ct) as load:
         with event_socket(two.a) as events:
             size = events.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)

@@ -252,8 +252,9 @@ def event_socket(side: Side) -> socket.socket:
     return found[0]
 
 
-def test_events_lost_in_the_kernel(two: Pair) -> None:
+def test_events_lost_in_the_kernel(by_netlink: Pair) -> None:
     """A burst larger than the socket's buffer: only a copy makes good for it."""
+    two = by_netlink
     some = entries(3000)
     two.a.node.ct.create(*some[::2])
     equal(two)
