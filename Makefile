@@ -189,7 +189,7 @@ bench-quick: build peer $(B)/venv-bench ## the same in less than a minute: does 
 # The C core alone is held to more warnings than Cython's output can be.
 STRICT := -std=c11 -D_GNU_SOURCE=1 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes \
 	-Wmissing-prototypes -Wvla -Wpointer-arith -Wcast-align -Wwrite-strings -Wformat=2 \
-	-Wundef -Werror -fvisibility=hidden -Icsrc
+	-Wundef -Werror -fvisibility=hidden -Icsrc -Ibuild/bpf
 # The analyzer does not see that recvmsg() fills the buffers behind an iovec.
 ANALYZER := -fanalyzer -fanalyzer-verbosity=1 -Wno-analyzer-use-of-uninitialized-value
 ANALYZE := $(patsubst csrc/%.c,$(B)/lint/%.o,$(wildcard csrc/*.c))

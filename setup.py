@@ -50,7 +50,9 @@ if debug:
     macros.append(("HAK_DEBUG", "1"))
 
 # The part that runs in the kernel, as an array of bytes.
-subprocess.run(["make", "--no-print-directory", "-C", "csrc/bpf", "OUT=../../build/bpf"], check=True)
+subprocess.run(
+    ["make", "--no-print-directory", "-C", "csrc/bpf", "OUT=../../build/bpf"], check=True
+)
 
 core = Extension(
     "hak2k._core",

@@ -137,18 +137,19 @@ enum hak_err hak_probe_init(struct hak_probe *p, uint32_t size, const char **wha
 {
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .object_name = "hak2k");
 	struct bpf_program *packet, *message;
+	struct bpf_map *ring;
 	struct bpf_object *o;
 
 	memset(p, 0, sizeof *p);
 	p->packet = p->message = p->ring = p->memory = -1;
 	for (unsigned i = 0; i < HAK_PROBE_HOOKS; i++)
 		p->hooks[i] = -1;
-	p->size = size;
 	(void)libbpf_set_print(silent);
 	*what = "reading the probe's program";
 	o = bpf_object__open_mem(hak_probe_code, sizeof hak_probe_code, &opts);
 	if (!o)
 		return failed(p, NULL);
+	ring = bpf_object__find_map_by_name(o, "ring");
 	packet = bpf_object__find_program_by_name(o, "packet");
 	message = bpf_object__find_program_by_name(o, "message");
 	*what = "looking up conntrack's types in /sys/kernel/btf/vmlinux";
@@ -157,12 +158,12 @@ enum hak_err hak_probe_init(struct hak_probe *p, uint32_t size, const char **wha
 	(void)bpf_program__set_type(packet, PROG_TYPE_NETFILTER);
 	(void)bpf_program__set_expected_attach_type(packet, ATTACH_NETFILTER);
 	*what = "loading the probe's program";
-	if (bpf_map__set_max_entries(bpf_object__find_map_by_name(o, "ring"), size) ||
-	    bpf_object__load(o))
+	if (bpf_map__set_max_entries(ring, size) || bpf_object__load(o))
 		return failed(p, o);
+	p->size = bpf_map__max_entries(ring);		/* rounded by libbpf */
 	p->packet = keep(bpf_program__fd(packet));
 	p->message = keep(bpf_program__fd(message));
-	p->ring = keep(bpf_object__find_map_fd_by_name(o, "ring"));
+	p->ring = keep(bpf_map__fd(ring));
 	p->memory = keep(bpf_object__find_map_fd_by_name(o, ".bss"));
 	*what = "mapping the probe's ring";
 	if (p->packet < 0 || p->message < 0 || p->ring < 0 || p->memory < 0 || !map_all(p))
@@ -354,8 +355,8 @@ bool hak_probe_same(const struct hak_seen *x, const struct hak_seen *y)
 
 	if (x->l3 != y->l3 || x->l4proto != y->l4proto || x->zone != y->zone ||
 	    x->zone_dir != y->zone_dir || (x->flags ^ y->flags) & HAK_SEEN_LONG ||
-	    memcmp(x->ports, y->ports, sizeof x->ports))
+	    memcmp(x->ports, y->ports, sizeof x->ports / 2))
 		return false;
-	return x->flags & HAK_SEEN_LONG ? !memcmp(a->addrs, b->addrs, sizeof a->addrs) :
-			  !memcmp(x->addrs, y->addrs, sizeof x->addrs);
+	return x->flags & HAK_SEEN_LONG ? !memcmp(a->addrs, b->addrs, sizeof a->addrs / 2) :
+					  !memcmp(x->addrs, y->addrs, sizeof x->addrs / 2);
 }

@@ -46,7 +46,7 @@ struct hak_sight {
 	size_t len;			/* of that */
 };
 
-/* size: of the ring, bytes, a power of two and whole pages; HAK_PROBE_RING.
+/* size: of the ring, bytes, HAK_PROBE_RING; rounded up to a power of two of pages.
  * Load the programs, and put the one for packets into their way in the network namespace
  * of the calling thread, where it tells nothing yet.  HAK_ESYS: errno; *what says what failed (a constant string).
  * CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed. */
@@ -71,7 +71,8 @@ bool hak_probe_lost(struct hak_probe *p);
 unsigned hak_probe_backlog(const struct hak_probe *p);
 /* A note as the event that netlink would have brought.  False: it cannot be one. */
 bool hak_probe_event(const struct hak_seen *s, struct hak_ctmsg *out);
-/* Do both tell of the same connection? */
+/* Do both tell of the same connection?  By its original tuple: the reply's may differ, if
+ * two processors translated its first packets and one of them was refused. */
 bool hak_probe_same(const struct hak_seen *x, const struct hak_seen *y);
 
 #endif

@@ -35,7 +35,7 @@ class Probe:
     the calling thread's network namespace.  Making one needs CAP_BPF, CAP_PERFMON and
     CAP_NET_ADMIN.
 
-    ring_bytes: a power of two, and whole pages.
+    ring_bytes: rounded up to a power of two of pages.
     """
 
     def __init__(self, ring_bytes: int = ...) -> None: ...
@@ -84,6 +84,7 @@ class Engine:
         exclude_networks: Sequence[tuple[bytes, int]] = (),  # address, length of prefix
         min_duration_s: float = 0,
         lease: Lease | None = None,
+        probe: Probe | None = None,
         adaptive: bool = False,  # under pressure some wait; see csrc/hak_pressure.h
         dead_after_max_ms: int = 0,  # in a bad network; see csrc/hak_suspect.h
         patience_ms: int = 0,  # for a peer's listing without progress, 0: two minutes

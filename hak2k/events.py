@@ -284,7 +284,7 @@ CATALOG: Final[dict[str, Entry]] = {
         "info",
         "this kernel or these privileges do not allow eBPF programs in the packets' way: "
         "events come by netlink, which costs the firewall more",
-        'start hak2kd with CAP_BPF and CAP_PERFMON on Linux 6.4 or newer, or set '
+        "start hak2kd with CAP_BPF and CAP_PERFMON on Linux 6.4 or newer, or set "
         'capture = "netlink"',
     ),
     "gate.missing": Entry(

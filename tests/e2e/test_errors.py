@@ -83,10 +83,26 @@ def at(config: Path, key: str, text: str) -> str:
             "dead_after_ms",
             ("contradicts", "heartbeat_ms", "dead_after_ms"),
         ),
+        (
+            {"stream": {"events": "all", "capture": "probe"}},
+            "stream.events",
+            "events",
+            ("contradicts stream.capture", "netlink"),
+        ),
         ({"cluster": {"psk_file": "none"}}, "cluster.psk_file", "psk_file", ("No such file",)),
         ({"node": {"serial": None}}, "node.serial", "[node]", ("is missing",)),
     ],
-    ids=["unknown", "table", "type", "flag", "range", "contradiction", "no-psk", "missing"],
+    ids=[
+        "unknown",
+        "table",
+        "type",
+        "flag",
+        "range",
+        "contradiction",
+        "probe",
+        "no-psk",
+        "missing",
+    ],
 )
 def test_configuration(
     lab: Lab,
@@ -185,6 +201,13 @@ def test_missing_capability(lab: Lab, capability: str) -> None:
     without = f"-{capability}"
     done = start(lab, "setpriv", "--bounding-set", without, "--inh-caps", without)
     refused(done, 1, f"CAP_{capability.upper()} missing")
+
+
+def test_a_probe_that_is_demanded_and_not_possible(lab: Lab) -> None:
+    config = lab.write_config("fw1", stream={"capture": "probe"})
+    done = start(lab, "setpriv", "--bounding-set", "-bpf,-perfmon", "--inh-caps", "-bpf,-perfmon")
+    where = at(config, "stream.capture", "capture").rsplit(":", 3)[0]
+    refused(done, 1, where, "stream.capture", "probe", 'capture = "auto"')
 
 
 def test_missing_libnftables(lab: Lab) -> None:

@@ -70,6 +70,7 @@ def test_all_works_with_these(duo: Duo) -> None:
         duo.gates()
         for fw in lab.fw:
             assert duo.ask(fw, "reload") == {"changed": []}
+    assert all(duo.ask(fw, "info")["stream"]["capture"] == "probe" for fw in lab.fw)
     duo.progress()
     duo.equal()
 
@@ -277,6 +278,12 @@ def test_as_another_user(lab: Lab) -> None:
     assert int(got["CapEff"], 16) == 1 << 12 | 1 << 13
     assert int(got["CapAmb"], 16) == 0
     assert got["Uid"].split()[0] == "65534"
+    # Without CAP_BPF and CAP_PERFMON there is no probe, and all works by netlink.
+    assert lab.ctl("fw1", "info")["stream"]["capture"] == "netlink"
+    (missing,) = [e for e in lab.ctl("fw1", "events") if e["id"] == "probe.unavailable"]
+    assert "stream.capture" in missing["message"]
+    chains = lab.fw1.run("nft", "list", "table", "inet", "hak2k").stdout
+    assert "jump tell" in chains
     assert lab.ctl("fw1", "reload") == {"changed": []}
 
 

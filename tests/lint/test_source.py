@@ -31,6 +31,7 @@ COPIES = {
     "hak_io.c": (1, "a header struct, whose size is asserted"),
     "hak_capture.c": (1, "a sealed payload into its slot, both of HAK_PAYLOAD_MAX"),
     "hak_engine.c": (2, "a whole table between two arrays of the same type; keys of 32 bytes"),
+    "hak_probe.c": (7, "addresses and small arrays out of a record that our own probe wrote"),
     "hak_sync.c": (1, "a whole table between two arrays of the same type"),
 }
 
@@ -39,6 +40,7 @@ ARITHMETIC = {
     "hak_crypto.c": (6, "parts of a handshake message, lengths compared above each"),
     "hak_capture.c": (2, "header, payload and tag of the datagram being sealed"),
     "hak_io.c": (5, "payload and tag: of a buffer of fixed size, of a length compared above"),
+    "hak_probe.c": (2, "records of the kernel's ring, by lengths that it wrote"),
     "hak_session.c": (2, "what follows the header in a message of ours"),
 }
 

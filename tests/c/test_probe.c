@@ -1,0 +1,172 @@
+/* What the probe noted as events, without a kernel: every kind of record, every field. */
+#include "hak_probe.h"
+#include "flows.h"
+
+static struct hak_ctmsg m;
+
+static struct hak_seen note(void)
+{
+	struct hak_seen s;
+
+	memset(&s, 0, sizeof s);
+	s.what = HAK_SEEN_NEW;
+	s.l3 = AF_INET;
+	s.l4proto = IPPROTO_TCP;
+	s.state = TCP_CONNTRACK_ESTABLISHED;
+	s.status = IPS_CONFIRMED | IPS_ASSURED;
+	s.tcp_wscale[0] = 7;
+	s.tcp_wscale[1] = 9;
+	s.tcp_flags[0] = IP_CT_TCP_FLAG_SACK_PERM;
+	s.tcp_flags[1] = IP_CT_TCP_FLAG_WINDOW_SCALE;
+	for (unsigned i = 0; i < 4; i++) {
+		s.ports[i] = htons((uint16_t)(1000 + i));
+		s.addrs[i] = htonl(0x0a470001 + i);
+	}
+	return s;
+}
+
+static void test_ipv4(void)
+{
+	static const uint8_t first[16] = { 10, 71, 0, 1 }, last[16] = { 10, 71, 0, 4 };
+	struct hak_seen s = note();
+
+	CHECK(hak_probe_event(&s, &m));
+	EQUAL(m.what, HAK_CT_NEW);
+	EQUAL(m.flow.l3, AF_INET);
+	EQUAL(m.flow.l4kind, HAK_L4_PORTS);
+	CHECK(!memcmp(m.flow.orig.src, first, 16));
+	CHECK(!memcmp(m.flow.reply.dst, last, 16));
+	EQUAL(m.flow.orig.sport, 1000);
+	EQUAL(m.flow.orig.dport, 1001);
+	EQUAL(m.flow.reply.sport, 1002);
+	EQUAL(m.flow.reply.dport, 1003);
+	EQUAL(m.flow.status, s.status);
+	EQUAL(m.flow.tcp_state, s.state);
+	EQUAL(m.flow.tcp_wscale[1], 9);
+	EQUAL(m.flow.tcp_flags[0], IP_CT_TCP_FLAG_SACK_PERM);
+	EQUAL(m.flow.have, HAK_HAS_REPLY | HAK_HAS_STATUS | HAK_HAS_TCP | HAK_HAS_TCP_WSCALE |
+			   HAK_HAS_TCP_FLAGS);
+	s.state = TCP_CONNTRACK_MAX;	/* a newer kernel's */
+	CHECK(hak_probe_event(&s, &m));
+	CHECK(!(m.flow.have & HAK_HAS_TCP));
+	s.l3 = AF_BRIDGE;
+	CHECK(!hak_probe_event(&s, &m));
+}
+
+/* No mark is told as "no mark" only where that is news. */
+static void test_mark(void)
+{
+	struct hak_seen s = note();
+
+	s.what = HAK_SEEN_UPDATE;
+	CHECK(hak_probe_event(&s, &m));
+	CHECK(!(m.flow.have & HAK_HAS_MARK));
+	s.flags = HAK_SEEN_MARK;
+	CHECK(hak_probe_event(&s, &m));
+	CHECK(m.flow.have & HAK_HAS_MARK);
+	EQUAL(m.flow.mark, 0);
+	s.flags = 0;
+	s.mark = 5;
+	CHECK(hak_probe_event(&s, &m));
+	CHECK(m.flow.have & HAK_HAS_MARK);
+	EQUAL(m.flow.mark, 5);
+}
+
+static void test_zones_and_protocols(void)
+{
+	static const struct { uint8_t dir, zone_dir; } zones[] = {
+		{ 1, HAK_ZONE_ORIG }, { 2, HAK_ZONE_REPLY }, { 3, HAK_ZONE_BOTH },
+	};
+	struct hak_seen s = note();
+
+	for (unsigned i = 0; i < 3; i++) {
+		s.zone = 9;
+		s.zone_dir = zones[i].dir;
+		CHECK(hak_probe_event(&s, &m));
+		EQUAL(m.flow.zone, 9);
+		EQUAL(m.flow.zone_dir, zones[i].zone_dir);
+	}
+	s.zone = 0;
+	s.l4proto = IPPROTO_ESP;	/* no words, whatever stands there */
+	CHECK(hak_probe_event(&s, &m));
+	EQUAL(m.flow.zone_dir, HAK_ZONE_NONE);
+	EQUAL(m.flow.orig.sport | m.flow.reply.dport, 0);
+	EQUAL(m.flow.have, HAK_HAS_REPLY | HAK_HAS_STATUS);
+	s.l4proto = IPPROTO_ICMP;
+	s.ports[1] = htons(8 << 8);
+	CHECK(hak_probe_event(&s, &m));
+	EQUAL(m.flow.l4kind, HAK_L4_ICMP);
+	EQUAL(m.flow.orig.dport, 8 << 8);
+}
+
+static void test_long(void)
+{
+	struct hak_seen_long l;
+
+	memset(&l, 0, sizeof l);
+	l.head = note();
+	l.head.flags = HAK_SEEN_LONG;
+	for (unsigned i = 0; i < 4; i++)
+		l.addrs[i][0] = htonl(0xc0000201 + i);
+	CHECK(hak_probe_event(&l.head, &m));
+	EQUAL(m.flow.orig.src[0], 192);		/* not those of the short record */
+	CHECK(!(m.flow.have & HAK_HAS_LABELS));
+	l.labels[1] = 1;
+	CHECK(hak_probe_event(&l.head, &m));
+	CHECK(m.flow.have & HAK_HAS_LABELS);
+	CHECK(!memcmp(m.flow.labels, l.labels, 16));
+	l.head.l3 = AF_INET6;
+	l.addrs[3][3] = htonl(77);
+	CHECK(hak_probe_event(&l.head, &m));
+	EQUAL(m.flow.reply.dst[15], 77);
+	l.head.l4proto = IPPROTO_SCTP;
+	l.head.state = 4;
+	l.vtag[1] = htonl(0x01020304);
+	CHECK(hak_probe_event(&l.head, &m));
+	EQUAL(m.flow.sctp_state, 4);
+	EQUAL(m.flow.sctp_vtag[1], 0x01020304);
+	CHECK(m.flow.have & HAK_HAS_SCTP_VTAG && !(m.flow.have & HAK_HAS_TCP));
+}
+
+static void test_same(void)
+{
+	struct hak_seen a = note(), b = note();
+	struct hak_seen_long x, y;
+
+	b.what = HAK_SEEN_UPDATE;
+	b.state = TCP_CONNTRACK_FIN_WAIT;
+	b.mark = 7;
+	CHECK(hak_probe_same(&a, &b));
+	b.ports[3]++;		/* translated otherwise, by another processor */
+	CHECK(hak_probe_same(&a, &b));
+	b.ports[1]++;
+	CHECK(!hak_probe_same(&a, &b));
+	b = note();
+	b.addrs[0]++;
+	CHECK(!hak_probe_same(&a, &b));
+	b = note();
+	b.zone = 1;
+	CHECK(!hak_probe_same(&a, &b));
+	memset(&x, 0, sizeof x);
+	x.head = note();
+	x.head.flags = HAK_SEEN_LONG;
+	y = x;
+	CHECK(hak_probe_same(&x.head, &y.head));
+	y.head.flags |= HAK_SEEN_MARK;
+	CHECK(hak_probe_same(&x.head, &y.head));
+	CHECK(!hak_probe_same(&x.head, &a));
+	y.addrs[2][3]++;
+	CHECK(hak_probe_same(&x.head, &y.head));
+	y.addrs[1][3]++;
+	CHECK(!hak_probe_same(&x.head, &y.head));
+}
+
+int main(void)
+{
+	test_ipv4();
+	test_mark();
+	test_zones_and_protocols();
+	test_long();
+	test_same();
+	return t_end();
+}
