@@ -162,6 +162,10 @@ static __always_inline __u32 due(const struct sk_buff *skb, const struct nf_conn
 
 	if (ct->status & IPS_DYING)
 		return 0;
+	/* An ICMP error or a reset of our own bears the connection of the packet that it
+	 * answers, which is never confirmed if that one was refused. */
+	if (!confirmed && (skb->_nfct & CONN_TAIL) >= IP_CT_IS_REPLY)
+		return 0;
 	if (!confirmed)
 		events |= ct->master ? EVENT(RELATED) : EVENT(NEW);
 	if (!confirmed && ext->offset[EXT(HELPER)])

@@ -101,6 +101,25 @@ def test_each_event_is_told_once_whatever_the_mask_is(two: Pair) -> None:
         assert two.b.stats["capture.events"] == len(flows)
 
 
+def test_what_is_refused_never_begins(two: Pair) -> None:
+    """The answer to it, an ICMP error or a reset, bears the connection that it refuses."""
+    with by_hand(two.lab) as raw:
+        two.lab.fw1.nft(
+            "table inet refuse { chain f { type filter hook forward priority 0;"
+            " udp dport 4000-65535 reject;"
+            " tcp dport 4000-65535 reject with tcp reset; }; }"
+        )
+        before = events_of(two)
+        for source in (t.CLIENT4, t.CLIENT6):
+            for flow in (Tcp(raw, source, 7), Udp(raw, source, 7)):
+                if isinstance(flow, Tcp):
+                    flow.next_flags = "S"
+                assert not flow.forward(), flow
+        two.fence()
+        assert events_of(two) - before == 2, "the fence's own"
+        assert two.b.node.conntrack(lambda e: e.orig.sport == flow.sport) == {}
+
+
 def test_a_ring_that_is_too_small(lab: Lab) -> None:
     """What does not fit is lost, which is noticed at once and mended by a comparison."""
     with pair(lab) as two:
