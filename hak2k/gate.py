@@ -15,9 +15,11 @@ inet hak2k      what must hold on both nodes, open or not:
                 only if some rule of this netns names them.
     raw_*       replication traffic is not tracked: an entry for it would be a
                 larva on the other side.
-    tell_*      which events conntrack makes of TCP, for making them costs the firewall
-                more than all of hak2kd (LEAN).  Right behind conntrack, so that what
-                is set for a packet decides over that packet's own events.
+    tell_*      which events conntrack makes messages of, for making them costs the
+                firewall more than all of hak2kd: those that a probe does not tell
+                (PROBED), or without one those of TCP that a swap needs (LEAN).  Right
+                behind conntrack, so that what is set for a packet decides over that
+                packet's own events.
     guard_in    TCP to the firewall itself that opens nothing and belongs to
                 nothing is dropped silently.  For a masqueraded connection that
                 is (still) unknown here, the answer of this host's own stack
