@@ -32,6 +32,7 @@ enum {
 	TRAP_QUIET_NS = 500 * HAK_MS,	/* then an incident is over, and told */
 	BUSY_NS = 5 * HAK_MS,		/* a listing that waits so long goes before events, */
 	BUSY_SHARE_NS = 1 * HAK_MS,	/* for as long as this */
+	BUSY_NAP_NS = 20000,		/* while somebody writes into the ring */
 };
 
 #define TRAP_LONGEST_NS (60000 * (uint64_t)HAK_MS)	/* then the peer will not take over */
@@ -668,8 +669,14 @@ static void active_round(struct hak_capture *c)
 	}
 	struct timespec t = { .tv_sec = (time_t)(wait / 1000000000u),
 			      .tv_nsec = (long)(wait % 1000000000u) };
-	if (e->cfg.probe)
+	if (e->cfg.probe) {
 		hak_probe_quiet(e->cfg.probe, false);
+		if (hak_probe_busy(e->cfg.probe)) {	/* let it be written */
+			t = (struct timespec){ .tv_nsec = BUSY_NAP_NS };
+			nanosleep(&t, NULL);
+			return;
+		}
+	}
 	(void)ppoll(p, 3, &t, NULL);
 	if (p[1].revents)
 		hak_unwake(e->wake_capture);

@@ -237,6 +237,18 @@ void hak_probe_quiet(struct hak_probe *p, bool quiet)
 	__atomic_store_n(&p->shared->quiet, quiet, __ATOMIC_SEQ_CST);
 }
 
+static uint32_t length(const struct hak_probe *p)
+{
+	const void *header = p->data + (p->at & (p->size - 1));
+
+	return __atomic_load_n((const uint32_t *)header, __ATOMIC_ACQUIRE);
+}
+
+bool hak_probe_busy(const struct hak_probe *p)
+{
+	return p->at < produced(p) && length(p) & BPF_RINGBUF_BUSY_BIT;
+}
+
 bool hak_probe_next(struct hak_probe *p, struct hak_sight *s)
 {
 	uint64_t from = atomic_load_explicit(&p->from, memory_order_relaxed);
@@ -244,9 +256,9 @@ bool hak_probe_next(struct hak_probe *p, struct hak_sight *s)
 	if (p->at < from)
 		p->at = from;
 	while (p->at < produced(p)) {
-		const uint8_t *r = p->data + (p->at & (p->size - 1));
-		uint32_t len = __atomic_load_n((const uint32_t *)(const void *)r, __ATOMIC_ACQUIRE);
-		const struct hak_seen_message *m = (const void *)(r + BPF_RINGBUF_HDR_SZ);
+		uint32_t len = length(p);
+		const struct hak_seen_message *m =
+			(const void *)(p->data + (p->at & (p->size - 1)) + BPF_RINGBUF_HDR_SZ);
 
 		if (len & BPF_RINGBUF_BUSY_BIT)		/* a processor is about to fill it */
 			return false;

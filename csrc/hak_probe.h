@@ -58,11 +58,14 @@ enum hak_err hak_probe_attach(struct hak_probe *p, int fd, uint32_t portid,
 			      const struct hak_policy *policy);
 /* Tell, or do not.  To begin means: from here on; what was told before is not read. */
 void hak_probe_tell(struct hak_probe *p, bool on);
-/* The reader is about to nap: nobody wakes it for what comes.  False: something waits
- * already, after which it may sleep in poll(p->ring). */
+/* The reader is about to nap: nobody wakes it for what comes; or no more, before it sleeps
+ * in poll(p->ring). */
 void hak_probe_quiet(struct hak_probe *p, bool quiet);
 /* The next one, oldest first.  False: none. */
 bool hak_probe_next(struct hak_probe *p, struct hak_sight *s);
+/* None was, but one is being written.  Whoever writes may have been interrupted by us: to
+ * wait in poll, which sees that something is there, would be to wait for ever. */
+bool hak_probe_busy(const struct hak_probe *p);
 /* All that were taken have been used. */
 void hak_probe_done(struct hak_probe *p);
 /* Have events been lost since this was last asked? */

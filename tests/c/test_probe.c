@@ -2,6 +2,8 @@
 #include "hak_probe.h"
 #include "flows.h"
 
+#include <linux/bpf.h>
+
 static struct hak_ctmsg m;
 
 static struct hak_seen note(void)
@@ -161,8 +163,100 @@ static void test_same(void)
 	CHECK(!hak_probe_same(&x.head, &y.head));
 }
 
+/* ---- the ring: as the kernel writes it ------------------------------- */
+
+enum { RING = 4096 };
+
+static struct {
+	_Atomic uint64_t consumer, producer;
+	/* and its beginning once more, so that what crosses its end is in one piece */
+	_Alignas(8) uint8_t bytes[2 * RING];
+} ring;
+
+static struct hak_probe_shared shared;
+
+static struct hak_probe reader(void)
+{
+	struct hak_probe p;
+
+	memset(&ring, 0, sizeof ring);
+	memset(&shared, 0, sizeof shared);
+	memset(&p, 0, sizeof p);
+	p.size = RING;
+	p.shared = &shared;
+	p.consumer = &ring.consumer;
+	p.producer = &ring.producer;
+	p.data = ring.bytes;
+	return p;
+}
+
+static void put(const void *what, uint32_t n, uint32_t bits)
+{
+	uint64_t at = ring.producer % RING;
+	uint32_t header = n | bits;
+
+	memcpy(&ring.bytes[at], &header, sizeof header);
+	memcpy(&ring.bytes[at + 8], what, n);
+	for (unsigned i = 0; i < 8 + n; i++)
+		ring.bytes[(at + i + RING) % (2 * RING)] = ring.bytes[at + i];
+	ring.producer += (8 + n + 7) & ~7u;
+}
+
+static void test_ring(void)
+{
+	struct { struct hak_seen_message m; uint8_t bytes[20]; } message = {
+		.m = { .what = HAK_SEEN_MESSAGE, .len = 17 }, .bytes = "a message of 17 b",
+	};
+	struct hak_probe p = reader();
+	struct hak_seen s = note();
+	struct hak_sight sight;
+	uint64_t at;
+
+	CHECK(!hak_probe_next(&p, &sight));
+	CHECK(!hak_probe_busy(&p));
+	/* often enough to go round several times, with a size that does not divide it */
+	for (unsigned i = 0; i < 500; i++) {
+		CASE("turn %u", i);
+		s.mark = i;
+		put(&s, sizeof s, 0);
+		put(&message, sizeof message, 0);
+		put(&s, sizeof s, BPF_RINGBUF_DISCARD_BIT);
+		CHECK(hak_probe_next(&p, &sight));
+		CHECK(sight.seen && sight.seen->mark == i);
+		CHECK(hak_probe_next(&p, &sight));
+		CHECK(!sight.seen && sight.len == 17 && !memcmp(sight.message, message.bytes, 17));
+		CHECK(!hak_probe_next(&p, &sight));
+		CHECK(ring.consumer < ring.producer);
+		CHECK(hak_probe_backlog(&p) > 0);
+		hak_probe_done(&p);
+		EQUAL(ring.consumer, ring.producer);
+	}
+	/* one that is being written holds up those behind it */
+	at = ring.producer % RING;
+	put(&s, sizeof s, BPF_RINGBUF_BUSY_BIT);
+	put(&s, sizeof s, 0);
+	CHECK(!hak_probe_next(&p, &sight));
+	CHECK(hak_probe_busy(&p));
+	ring.bytes[at + 3] &= 0x7f;	/* little-endian: the bit is done */
+	ring.bytes[(at + 3 + RING) % (2 * RING)] &= 0x7f;
+	CHECK(!hak_probe_busy(&p));
+	CHECK(hak_probe_next(&p, &sight) && hak_probe_next(&p, &sight));
+	CHECK(!hak_probe_next(&p, &sight));
+	/* what was noted before is not read by whoever begins now */
+	put(&s, sizeof s, 0);
+	hak_probe_tell(&p, true);
+	CHECK(!hak_probe_next(&p, &sight));
+	put(&message, sizeof message, 0);
+	CHECK(hak_probe_next(&p, &sight) && !sight.seen);
+	CHECK(!hak_probe_lost(&p));
+	shared.lost = 3;
+	CHECK(hak_probe_lost(&p));
+	CHECK(!hak_probe_lost(&p));
+}
+
 int main(void)
 {
+	test_ring();
 	test_ipv4();
 	test_mark();
 	test_zones_and_protocols();

@@ -40,7 +40,7 @@ ARITHMETIC = {
     "hak_crypto.c": (6, "parts of a handshake message, lengths compared above each"),
     "hak_capture.c": (2, "header, payload and tag of the datagram being sealed"),
     "hak_io.c": (5, "payload and tag: of a buffer of fixed size, of a length compared above"),
-    "hak_probe.c": (2, "records of the kernel's ring, by lengths that it wrote"),
+    "hak_probe.c": (3, "records of the kernel's ring, by lengths that it wrote"),
     "hak_session.c": (2, "what follows the header in a message of ours"),
 }
 
