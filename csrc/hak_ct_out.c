@@ -28,6 +28,9 @@ enum {
 	TCP_SEEN = IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED | IP_CT_TCP_FLAG_MAXACK_SET,
 };
 
+/* With all that it calls in one piece. */
+#define HOT __attribute__((flatten))
+
 static bool bad_flow(const struct hak_flow *f)
 {
 	return f->l3 != AF_INET && f->l3 != AF_INET6;
@@ -61,9 +64,8 @@ static void put_zone(struct hak_wr *w, const struct hak_flow *f)
 
 static void put_tcp_flags(struct hak_wr *w, uint16_t type, unsigned flags, unsigned mask)
 {
-	struct nf_ct_tcp_flags v = { .flags = (uint8_t)flags, .mask = (uint8_t)mask };
-
-	hak_nla_put(w, type, &v, sizeof v);
+	/* struct nf_ct_tcp_flags */
+	hak_nla_u16(w, type, (uint16_t)((flags & 0xff) << 8 | (mask & 0xff)));
 }
 
 static void put_tcp(struct hak_wr *w, const struct hak_flow *f, bool larval)
@@ -201,12 +203,38 @@ static struct nat nat_of(const struct hak_flow *f)
 	return n;
 }
 
+/* What most are, in one piece. */
+static void put_mapping_v4(struct hak_wr *w, uint16_t type, const uint8_t addr[16], uint16_t word)
+{
+	struct {
+		struct nlattr outer;
+		struct hak_nla_word ip[2];
+		struct {
+			struct nlattr nest;
+			struct hak_nla_word port[2];
+		} proto;
+	} x;
+
+	x.outer = hak_nest(type, sizeof x);
+	x.ip[0] = hak_word_v4(CTA_NAT_V4_MINIP, addr);
+	x.ip[1] = hak_word_v4(CTA_NAT_V4_MAXIP, addr);
+	x.proto.nest = hak_nest(CTA_NAT_PROTO, sizeof x.proto);
+	x.proto.port[0] = hak_word16(CTA_PROTONAT_PORT_MIN, word);
+	x.proto.port[1] = hak_word16(CTA_PROTONAT_PORT_MAX, word);
+	hak_wr_copy(w, &x, sizeof x);
+}
+
 static void put_mapping(struct hak_wr *w, uint16_t type, const struct hak_flow *f,
 			const uint8_t addr[16], uint16_t word)
 {
 	bool v6 = f->l3 == AF_INET6;
-	size_t nest = hak_nla_begin(w, type), proto;
+	size_t nest, proto;
 
+	if (!v6 && hak_l4kind_of(f->l4proto) != HAK_L4_NONE) {
+		put_mapping_v4(w, type, addr, word);
+		return;
+	}
+	nest = hak_nla_begin(w, type);
 	hak_nla_addr(w, v6 ? CTA_NAT_V6_MINIP : CTA_NAT_V4_MINIP, addr, f->l3);
 	hak_nla_addr(w, v6 ? CTA_NAT_V6_MAXIP : CTA_NAT_V4_MAXIP, addr, f->l3);
 	if (hak_l4kind_of(f->l4proto) != HAK_L4_NONE) {
@@ -262,7 +290,7 @@ static uint32_t birth_status(const struct hak_flow *f, const struct hak_ct_form 
 	return s;
 }
 
-enum hak_err hak_ct_put_create(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
+HOT enum hak_err hak_ct_put_create(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
 			       const struct hak_ct_form *form)
 {
 	struct nat n;
@@ -301,7 +329,7 @@ static uint32_t told_status(const struct hak_flow *f)
 	return (f->status & (SETTABLE | IPS_EXPECTED)) | IPS_CONFIRMED;
 }
 
-enum hak_err hak_ct_put_update(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
+HOT enum hak_err hak_ct_put_update(struct hak_wr *w, uint32_t seq, const struct hak_flow *f,
 			       const struct hak_ct_form *form)
 {
 	uint32_t status = told_status(f);
@@ -352,7 +380,7 @@ static enum hak_err put_by_reply(struct hak_wr *w, uint16_t type, uint32_t seq,
 	return hak_ct_end(w, at);
 }
 
-enum hak_err hak_ct_put_delete(struct hak_wr *w, uint32_t seq, const struct hak_flow *f, bool ack)
+HOT enum hak_err hak_ct_put_delete(struct hak_wr *w, uint32_t seq, const struct hak_flow *f, bool ack)
 {
 	return put_by_orig(w, CT_DELETE, seq, f, ack);
 }

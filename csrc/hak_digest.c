@@ -14,6 +14,9 @@ enum {
 	BITS_SMALL = 14, BITS_LARGE = 18,	/* of tables, as brief sums see them */
 };
 
+/* With all that it calls in one piece. */
+#define HOT __attribute__((flatten))
+
 /* ---- memory ---------------------------------------------------------- */
 
 enum hak_err hak_digest_init(struct hak_digest *d)
@@ -204,13 +207,18 @@ static void add(struct hak_digest *d, uint64_t id, struct hak_wr *content)
 	d->sums[slot] += hak_siphash(content->base, hak_wr_len(content), d->key);
 }
 
-void hak_digest_add_flow(struct hak_digest *d, const struct hak_flow *f)
+HOT void hak_digest_add_flow(struct hak_digest *d, const struct hak_flow *f)
 {
+	uint64_t id = hak_flow_hash(f, d->key);
+	uint32_t slot = (uint32_t)(id >> (64 - d->bits));
 	uint8_t bytes[CONTENT_MAX];
 	struct hak_wr w = hak_wr_on(bytes, sizeof bytes);
 
+	/* A million sums are in no cache: fetched while the content is put together. */
+	__builtin_prefetch(&d->scope[slot / 64]);
+	__builtin_prefetch(&d->sums[slot], 1);
 	put_content(&w, f);
-	add(d, hak_flow_hash(f, d->key), &w);
+	add(d, id, &w);
 }
 
 /* Not its timeout; nor its helper's name, which ctnetlink takes from the master. */

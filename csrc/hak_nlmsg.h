@@ -6,6 +6,7 @@
 #ifndef HAK_NLMSG_H
 #define HAK_NLMSG_H
 
+#include <arpa/inet.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include "hak_buf.h"
@@ -23,16 +24,16 @@ static inline size_t hak_nl_pad(size_t n)
 static inline size_t hak_nlmsg_begin(struct hak_wr *w, uint16_t type, uint16_t flags,
 				     uint32_t seq, uint8_t family, uint16_t res_id)
 {
+	const struct {		/* in one piece: one look at what is left */
+		struct nlmsghdr h;
+		struct nfgenmsg g;
+	} x = {
+		.h = { .nlmsg_type = type, .nlmsg_flags = flags, .nlmsg_seq = seq },
+		.g = { .nfgen_family = family, .version = NFNETLINK_V0, .res_id = htons(res_id) },
+	};
 	size_t at = hak_wr_len(w);
 
-	hak_wr_h32(w, 0);
-	hak_wr_h16(w, type);
-	hak_wr_h16(w, flags);
-	hak_wr_h32(w, seq);
-	hak_wr_h32(w, 0);
-	hak_wr_u8(w, family);		/* struct nfgenmsg */
-	hak_wr_u8(w, NFNETLINK_V0);
-	hak_wr_u16(w, res_id);
+	hak_wr_copy(w, &x, sizeof x);
 	return at;
 }
 
@@ -45,8 +46,9 @@ static inline void hak_nlmsg_end(struct hak_wr *w, size_t at)
 
 static inline void hak_nla_put(struct hak_wr *w, uint16_t type, const void *v, size_t n)
 {
-	hak_wr_h16(w, (uint16_t)(HAK_NLA_HDR + n));
-	hak_wr_h16(w, type);
+	const struct nlattr a = { (uint16_t)(HAK_NLA_HDR + n), type };
+
+	hak_wr_copy(w, &a, sizeof a);
 	hak_wr_copy(w, v, n);
 	hak_wr_zero(w, hak_nl_pad(n));
 }
@@ -58,10 +60,10 @@ static inline void hak_nla_str(struct hak_wr *w, uint16_t type, const char *s)
 
 static inline size_t hak_nla_begin(struct hak_wr *w, uint16_t type)
 {
+	const struct nlattr a = { .nla_type = type | NLA_F_NESTED };
 	size_t at = hak_wr_len(w);
 
-	hak_wr_h16(w, 0);
-	hak_wr_h16(w, type | NLA_F_NESTED);
+	hak_wr_copy(w, &a, sizeof a);
 	return at;
 }
 

@@ -12,9 +12,28 @@ static void *ring_alloc(size_t n)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+/* A slot of a ring, and what it has in the pool. */
+#define EACH(slot) (sizeof(slot) + sizeof(uint16_t) + HAK_DGRAM_MAX)
+
+/* In the memory behind a ring's n slots. */
+static void pool_reset(struct hak_pool *p, void *slots_end, unsigned n)
+{
+	p->spare = slots_end;
+	p->places = (uint8_t(*)[HAK_DGRAM_MAX])(p->spare + n);
+	p->n = n;
+	for (p->n_spare = 0; p->n_spare < n; p->n_spare++)
+		p->spare[p->n_spare] = (uint16_t)(n - 1 - p->n_spare);
+}
+
+static void pool_give(struct hak_pool *p, uint16_t place)
+{
+	if (p->n_spare < p->n)
+		p->spare[p->n_spare++] = place;
+}
+
 /* ---- sending side ---------------------------------------------------- */
 
-#define TX_SIZE (HAK_RING * (sizeof(struct hak_sent) + sizeof(uint16_t) + HAK_DGRAM_MAX))
+#define TX_SIZE (HAK_RING * EACH(struct hak_sent))
 
 enum hak_err hak_tx_init(struct hak_tx *t)
 {
@@ -39,18 +58,14 @@ void hak_tx_reset(struct hak_tx *t)
 
 	memset(t, 0, sizeof *t);
 	t->ring = ring;
-	t->spare = (uint16_t *)(ring + HAK_RING);
-	t->places = (uint8_t(*)[HAK_DGRAM_MAX])(t->spare + HAK_RING);
-	for (t->n_spare = 0; t->n_spare < HAK_RING; t->n_spare++)
-		t->spare[t->n_spare] = (uint16_t)(HAK_RING - 1 - t->n_spare);
+	pool_reset(&t->pool, ring + HAK_RING, HAK_RING);
 }
 
 /* Nobody can ask for those below `upto` any more. */
 static void give_up(struct hak_tx *t, uint64_t upto)
 {
 	for (; t->base < upto; t->base++)
-		if (t->n_spare < HAK_RING)
-			t->spare[t->n_spare++] = t->ring[t->base % HAK_RING].place;
+		pool_give(&t->pool, t->ring[t->base % HAK_RING].place);
 }
 
 struct hak_sent *hak_tx_slot(struct hak_tx *t)
@@ -59,8 +74,8 @@ struct hak_sent *hak_tx_slot(struct hak_tx *t)
 
 	if (t->next - t->base == HAK_RING)
 		give_up(t, t->base + 1);
-	s->place = t->spare[t->n_spare - 1];
-	s->bytes = t->places[s->place];
+	s->place = t->pool.spare[t->pool.n_spare - 1];
+	s->bytes = t->pool.places[s->place];
 	return s;
 }
 
@@ -68,7 +83,7 @@ void hak_tx_commit(struct hak_tx *t, uint64_t now)
 {
 	struct hak_sent *s = &t->ring[t->next % HAK_RING];
 
-	t->n_spare--;
+	t->pool.n_spare--;
 	s->ns = now;
 	t->records += s->records;
 	t->last_ns = now;
@@ -125,17 +140,22 @@ uint64_t hak_tx_lag(const struct hak_tx *t, uint64_t now)
 
 /* ---- receiving side -------------------------------------------------- */
 
+#define RX_SIZE (HAK_WINDOW * EACH(struct hak_held))
+
 enum hak_err hak_rx_init(struct hak_rx *r)
 {
 	memset(r, 0, sizeof *r);
-	r->slots = ring_alloc(HAK_WINDOW * sizeof *r->slots);
-	return r->slots ? HAK_OK : HAK_ESYS;
+	r->slots = ring_alloc(RX_SIZE);
+	if (!r->slots)
+		return HAK_ESYS;
+	hak_rx_reset(r);
+	return HAK_OK;
 }
 
 void hak_rx_free(struct hak_rx *r)
 {
 	if (r->slots)
-		munmap(r->slots, HAK_WINDOW * sizeof *r->slots);
+		munmap(r->slots, RX_SIZE);
 	r->slots = NULL;
 }
 
@@ -145,9 +165,20 @@ void hak_rx_reset(struct hak_rx *r)
 
 	memset(r, 0, sizeof *r);
 	r->slots = slots;
+	pool_reset(&r->pool, slots + HAK_WINDOW, HAK_WINDOW);
 	for (unsigned i = 0; i < HAK_WINDOW; i++)
 		if (slots[i].len)	/* do not touch pages never used */
 			slots[i].len = 0;
+}
+
+/* Done with what stands there, if anything does. */
+static void drop(struct hak_rx *r, uint64_t seq)
+{
+	struct hak_held *h = &r->slots[seq % HAK_WINDOW];
+
+	if (h->len)
+		pool_give(&r->pool, h->place);
+	h->len = 0;
 }
 
 enum hak_err hak_rx_wanted(const struct hak_rx *r, uint64_t seq)
@@ -180,8 +211,10 @@ void hak_rx_put(struct hak_rx *r, uint64_t seq, const uint8_t *payload, size_t n
 	struct hak_held *h = &r->slots[seq % HAK_WINDOW];
 	uint64_t before = r->next;
 
-	if (!n || n > sizeof h->bytes)
+	if (!n || n > HAK_PAYLOAD_MAX || h->len)
 		return;
+	h->place = r->pool.spare[--r->pool.n_spare];	/* a free slot has one */
+	h->bytes = r->pool.places[h->place];
 	memcpy(h->bytes, payload, n);
 	h->len = (uint16_t)n;
 	if (seq >= r->top)
@@ -204,14 +237,14 @@ bool hak_rx_announce(struct hak_rx *r, uint64_t next, uint64_t base, uint64_t no
 		 * gap before it, it may not be applied.  Slots in use by the apply
 		 * thread (below the old next) are not touched. */
 		for (uint64_t s = r->next; s < base && s < r->applied + HAK_WINDOW; s++)
-			r->slots[s % HAK_WINDOW].len = 0;
+			drop(r, s);
 		lost = true;
 		r->next = base;
 		if (r->applied + HAK_WINDOW < r->next) {
 			/* even the window must jump; only when nothing is being
 			 * applied, which the engine sees to */
 			for (uint64_t s = r->applied; s < r->applied + HAK_WINDOW; s++)
-				r->slots[s % HAK_WINDOW].len = 0;
+				drop(r, s);
 			r->applied = r->next;
 		}
 		if (r->top < base)
@@ -264,6 +297,6 @@ unsigned hak_rx_missing(struct hak_rx *r, struct hak_range *out, unsigned max, u
 void hak_rx_done(struct hak_rx *r, uint64_t upto)
 {
 	for (; r->applied < upto; r->applied++)
-		r->slots[r->applied % HAK_WINDOW].len = 0;
+		drop(r, r->applied);
 	advance(r);
 }

@@ -22,6 +22,14 @@ enum {
 	HAK_RING = 8192,
 };
 
+/* Room for datagrams, as many as a ring has slots.  What was given back last is taken
+ * first, so that few are ever touched if little is under way. */
+struct hak_pool {
+	uint8_t (*places)[HAK_DGRAM_MAX];
+	uint16_t *spare;		/* those not in use, a stack */
+	unsigned n_spare, n;
+};
+
 /* ---- sending side ---------------------------------------------------- */
 
 struct hak_sent {
@@ -32,10 +40,8 @@ struct hak_sent {
 };
 
 struct hak_tx {
-	struct hak_sent *ring;		/* HAK_RING slots, owned, and as many places for bytes; */
-	uint8_t (*places)[HAK_DGRAM_MAX];
-	uint16_t *spare;		/* those not in use, the last one given back on top: */
-	unsigned n_spare;		/* few are ever touched if little is under way */
+	struct hak_sent *ring;		/* HAK_RING slots, owned, */
+	struct hak_pool pool;		/* and what this is for */
 	uint64_t base;			/* oldest sequence still held */
 	uint64_t next;			/* sequence of the next datagram */
 	uint64_t acked;			/* peer received all below in order */
@@ -69,11 +75,13 @@ uint64_t hak_tx_lag(const struct hak_tx *t, uint64_t now);
 
 struct hak_held {
 	uint16_t len;			/* 0: not here yet (payloads are never empty) */
-	uint8_t bytes[HAK_PAYLOAD_MAX];	/* opened */
+	uint16_t place;			/* of its bytes */
+	uint8_t *bytes;			/* HAK_PAYLOAD_MAX: opened */
 };
 
 struct hak_rx {
-	struct hak_held *slots;		/* HAK_WINDOW of them, owned */
+	struct hak_held *slots;		/* HAK_WINDOW of them, owned, */
+	struct hak_pool pool;		/* with this */
 	uint64_t applied;		/* all below are done with, slots free */
 	uint64_t next;			/* first one not received */
 	uint64_t top;			/* one past the highest received or announced */

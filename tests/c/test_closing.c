@@ -2,7 +2,7 @@
 #include "hak_closing.h"
 #include "flows.h"
 
-enum { MIX = 1 << 20 };
+enum { MIX = 1 << 20, CROWD = 256, SETS = HAK_CLOSING_SETS };
 
 static struct hak_closing c;
 
@@ -50,7 +50,7 @@ static void test_states(void)
 		CHECK(!told(&f, 100 + i));	/* perhaps another life's */
 		f = closing(later[i]);
 		CHECK(told(&f, 100 + i));
-		hak_closing_forget(&c, 100 + i + HAK_CLOSING_PLACES);	/* another one's place */
+		hak_closing_forget(&c, 100 + i + SETS);	/* another one's place */
 		CHECK(told(&f, 100 + i));
 		hak_closing_forget(&c, 100 + i);
 		CHECK(!told(&f, 100 + i));
@@ -87,6 +87,34 @@ static void test_news(void)
 	CHECK(told(&f, 7));
 }
 
+/* A place that several want is not taken from one another at every turn. */
+static void test_crowd(void)
+{
+	struct hak_flow f = closing(TCP_CONNTRACK_FIN_WAIT), g = closing(TCP_CONNTRACK_LAST_ACK);
+	unsigned twice = 0;
+
+	CASE("one set");
+	memset(&c, 0, sizeof c);
+	for (unsigned i = 0; i <= HAK_CLOSING_WAYS; i++)
+		CHECK(!told(&f, 5 + i * (uint64_t)SETS));
+	for (unsigned i = HAK_CLOSING_WAYS; i > 0; i--)
+		CHECK(told(&g, 5 + i * (uint64_t)SETS));
+	CHECK(!told(&g, 5));			/* the oldest one went */
+
+	CASE("a crowd");
+	memset(&c, 0, sizeof c);
+	for (unsigned i = 0; i < 64 * CROWD; i++) {
+		static uint64_t hash[CROWD];
+
+		if (i >= CROWD)
+			twice += !told(&g, hash[i % CROWD]);
+		hash[i % CROWD] = t_random();
+		CHECK(!told(&f, hash[i % CROWD]));
+	}
+	CASE("a crowd: %u of %u told twice", twice, 63 * CROWD);
+	CHECK(twice < CROWD);			/* some 15; 1,800 with sets of one */
+}
+
 /* Lives of a few tuples that share places, their updates in any order and repeated: that
  * a life closes is always told. */
 static void test_lives(void)
@@ -98,7 +126,7 @@ static void test_lives(void)
 	memset(&c, 0, sizeof c);
 	for (unsigned i = 0; i < MIX; i++) {
 		unsigned n = (unsigned)(t_random() % TUPLES);
-		uint64_t hash = 1 + n % 10 + (uint64_t)(n / 10) * HAK_CLOSING_PLACES;
+		uint64_t hash = 1 + n % 10 + (uint64_t)(n / 10) * SETS;
 		uint8_t as = (uint8_t)(TCP_CONNTRACK_FIN_WAIT + t_random() % 4);
 		struct hak_flow f = closing(as);
 
@@ -120,6 +148,7 @@ int main(void)
 {
 	test_states();
 	test_news();
+	test_crowd();
 	test_lives();
 	return t_end();
 }

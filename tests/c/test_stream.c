@@ -191,7 +191,7 @@ static void test_tx_places(void)
 	for (uint64_t i = tx.base; i < tx.next; i++)
 		CHECK(is_content(i, hak_tx_find(&tx, i)->bytes, hak_tx_find(&tx, i)->len));
 	hak_tx_forget(&tx);
-	EQUAL(tx.n_spare, HAK_RING);
+	EQUAL(tx.pool.n_spare, HAK_RING);
 }
 
 /* Sent into the void, further than the ring: the lag is that of the oldest held. */
@@ -259,6 +259,41 @@ static void test_rx_window(void)
 	EQUAL(rx.next, HAK_WINDOW + 1);
 	for (uint64_t i = 10; i < HAK_WINDOW; i++)
 		CHECK(is_content(i, hak_rx_slot(&rx, i)->bytes, hak_rx_slot(&rx, i)->len));
+}
+
+/* As much memory is touched as there is under way, and each way out gives it back. */
+static void test_rx_places(void)
+{
+	unsigned most = 0;
+
+	hak_rx_reset(&rx);
+	for (uint64_t i = 0; i < 3 * HAK_WINDOW; i++) {
+		EQUAL(receive(i, 0), HAK_OK);
+		if (hak_rx_slot(&rx, i)->place > most)
+			most = hak_rx_slot(&rx, i)->place;
+		if (i % 50 == 49)
+			hak_rx_done(&rx, i - 20);
+	}
+	CHECK(most < 100);
+	for (uint64_t i = rx.applied; i < rx.next; i++)
+		CHECK(is_content(i, hak_rx_slot(&rx, i)->bytes, hak_rx_slot(&rx, i)->len));
+	hak_rx_done(&rx, rx.next);
+	EQUAL(rx.pool.n_spare, HAK_WINDOW);
+
+	for (uint64_t far = 3; far < 3 * HAK_WINDOW; far += HAK_WINDOW - 1) {
+		uint64_t at = rx.next;
+
+		EQUAL(receive(at + 1, 0), HAK_OK);
+		EQUAL(receive(at + 2, 0), HAK_OK);
+		EQUAL(receive(at + 2, 0), HAK_EREPLAY);
+		EQUAL(rx.pool.n_spare, HAK_WINDOW - 2);
+		CHECK(hak_rx_announce(&rx, at + far, at + far, 0));
+		hak_rx_done(&rx, rx.next);
+		EQUAL(rx.pool.n_spare, HAK_WINDOW);
+	}
+	EQUAL(receive(rx.next, 0), HAK_OK);
+	hak_rx_reset(&rx);
+	EQUAL(rx.pool.n_spare, HAK_WINDOW);
 }
 
 /* Payloads that cannot be are not held. */
@@ -734,6 +769,7 @@ int main(void)
 	test_rx_nack_times();
 	test_rx_nack_is_bounded();
 	test_rx_jumps();
+	test_rx_places();
 	test_bad_line();
 	test_cut_line();
 	hak_tx_free(&tx);
