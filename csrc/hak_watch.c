@@ -18,8 +18,9 @@
 #include "hak_siphash.h"
 
 enum {
-	RULES_MS = 200,			/* with every second question about interfaces */
+	RULES_MS = 200,			/* with every question about interfaces, or every second one */
 	ALL_MS = 1000,			/* what nothing but the kernel's answer tells */
+	RESTLESS_MS = 1500,		/* while the kernel may keep an event of a carrier back */
 	BATCH = 16,			/* whose answers a socket's buffer holds */
 	QUESTION = 64,
 	ANSWER = 8192,			/* what is longer is hashed as far as that */
@@ -164,26 +165,47 @@ static int carrier(const struct hak_watch *w, const struct hak_watched *one)
 	struct ethtool_value v = { .cmd = ETHTOOL_GLINK };
 	struct ifreq r = { .ifr_data = (void *)&v };
 
-	snprintf(r.ifr_name, sizeof r.ifr_name, "%s", one->name);
+	for (unsigned i = 0; i < sizeof r.ifr_name; i++)
+		r.ifr_name[i] = one->name[i];
 	if (!ioctl(w->links, SIOCETHTOOL, &r))
 		return v.data != 0;
 	return errno == ENODEV ? 2 : -1;
+}
+
+/* The kernel tells of a carrier at once, unless it told of one within the last second (in
+ * this namespace or elsewhere): then it waits until that second is over.  So ask often
+ * while one may be waiting, and half as often else, which bounds what can come of events
+ * that are not seen from here.  Of some nothing tells: those are asked often all the time. */
+static uint64_t interval(const struct hak_watch *w, uint64_t now)
+{
+	return w->untold || now < w->restless_until ? w->each_ns : 2 * w->each_ns;
+}
+
+static void restless(struct hak_watch *w, uint64_t now)
+{
+	w->restless_until = now + RESTLESS_MS * (uint64_t)HAK_MS;
 }
 
 static bool links_changed(struct hak_watch *w, uint64_t now)
 {
 	bool changed = false;
 
+	w->untold = false;
+
 	for (unsigned i = 0; i < w->n; i++) {
 		struct hak_watched *one = &w->v[i];
 		int is = carrier(w, one);
 
-		if (is < 0 || one->bond)
+		if (is < 0 || one->bond) {
+			w->untold = true;
 			w->all_due = 0;
+		}
 		changed |= is != one->carrier;
 		one->carrier = is;
 	}
-	if (!changed && now < w->all_due)
+	if (changed)
+		restless(w, now);
+	else if (now < w->all_due)
 		return false;
 	w->all_due = now + ALL_MS * (uint64_t)HAK_MS;
 	return ask(w) || changed;
@@ -310,7 +332,7 @@ unsigned hak_watch_wait(struct hak_watch *w, uint64_t until)
 		if (now >= w->links_due) {
 			if (links_changed(w, now))
 				seen |= HAK_WATCH_LINKS;
-			w->links_due = now + w->each_ns;
+			w->links_due = now + interval(w, now);
 		}
 		if (now >= w->rules_due) {
 			if (rules_changed(w))
@@ -329,10 +351,13 @@ unsigned hak_watch_wait(struct hak_watch *w, uint64_t until)
 		if (p[1].revents)
 			return HAK_WATCH_STOP;
 		drain(w->events);
+		now = hak_now();
+		restless(w, now);
 		/* What is told with this is not told again; asked before anybody looks, so
 		 * that what changes meanwhile is. */
 		w->all_due = 0;
-		(void)links_changed(w, hak_now());
+		(void)links_changed(w, now);
+		w->links_due = now + interval(w, now);
 		return HAK_WATCH_LINKS;
 	}
 }

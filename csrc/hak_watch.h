@@ -1,8 +1,9 @@
 /* hak_watch.h - has anything changed that a daemon has to look at?
  *
  * Waits for rtnetlink's events, and asks by itself as well: for carriers often, since an
- * event of one may come most of a second late (linkwatch), of bonds all, since nothing
- * tells what a member agrees with its partner, and whether anybody has changed nftables.
+ * event of one may come most of a second late (linkwatch) if there was another one shortly
+ * before, of bonds all, since nothing tells what a member agrees with its partner, and
+ * whether anybody has changed nftables.
  * All else of an interface is told by events, and asked for once a second.  It tells that
  * something is new, not what: whoever waits looks then, with means of its own.  So what
  * is told for nothing costs a look, and nothing has to be kept here but a hash for each
@@ -29,6 +30,8 @@ struct hak_watch {
 	int stop;			/* the caller's: readable, or hung up, to end the wait */
 	struct hak_nl rules;
 	uint64_t each_ns, links_due, all_due, rules_due;
+	uint64_t restless_until;	/* events of carriers may come late until then */
+	bool untold;			/* or of some interface never come */
 	uint32_t seq, generation;	/* of nftables */
 	unsigned n;
 	struct hak_watched {
@@ -39,7 +42,8 @@ struct hak_watch {
 	} v[HAK_WATCH_MAX];
 };
 
-/* each_ms: between two questions about interfaces.  HAK_ESYS: errno. */
+/* each_ms: between two questions about interfaces; twice that after a second and a half
+ * without any event.  HAK_ESYS: errno. */
 enum hak_err hak_watch_open(struct hak_watch *w, int stop, uint32_t each_ms);
 void hak_watch_close(struct hak_watch *w);
 /* Forget all interfaces; add one, which need not exist.  HAK_EINVAL: no name of one;

@@ -4,9 +4,10 @@ A thread of its own, for rtnetlink takes a lock of the kernel that may be held f
 long (somebody configures thousands of interfaces): the event loop must not wait
 for it, and the heartbeats, which live in the core, do not care.
 
-Events alone can come 0.8 s late (the kernel defers changes of a carrier), so every
-100 ms each interface's is asked for as well, and once a second all of it.  That is
-done by the core (csrc/hak_watch.h), which hashes the answers: nothing of Python runs
+Events alone can come 0.8 s late (the kernel defers a change of a carrier that follows
+another one), so each interface's is asked for as well, every 200 ms and, for a second
+and a half after any event, every 100 ms; and once a second all of it.  That is done by
+the core (csrc/hak_watch.h), which hashes the answers: nothing of Python runs
 while they stay the same.  When they do not, or an event comes, all is asked for once
 more, and read.
 """
