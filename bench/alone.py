@@ -24,7 +24,9 @@ NAME = "alone"
 TITLE = "the firewall's own cost of a connection, without bridges and hosts"
 
 RATE = cost.RATE
-VARIANTS = ("off", "silent", "listen", "floor", "floor, masked", "hak2k", "ftfw", "direct")
+VARIANTS = (
+    "off", "silent", "listen", "floor", "floor, masked", "hak2k", "netlink", "ftfw", "direct",
+)  # fmt: skip
 QUICK = ("off", "hak2k")
 
 

@@ -33,7 +33,8 @@ RATE, LOW_RATE = 12000, 2000
 WARM_S = 1
 TAIL_NS = 5 * 20_000_000  # of bench/c/lives.c: between the packets of a life
 VARIANTS = (
-    "off", "silent", "listen", "floor", "floor, masked", "hak2k", "ftfw", "direct", "notrack",
+    "off", "silent", "listen", "floor", "floor, masked", "hak2k", "netlink",
+    "ftfw", "direct", "notrack",
 )  # fmt: skip
 QUICK = ("off", "floor", "hak2k", "direct")
 LOW = ("off", "floor", "hak2k")

@@ -8,8 +8,8 @@ is lives by the time from the first packet until nothing is under way any more; 
 anything was lost, it is tried again with a tenth less than what was reached, until
 nothing is.
 
-Once with all events, and once with the events that hak2k chooses, lent to the others by
-a rule of the ruleset.
+Once with all events, and once with those that hak2k chooses without a probe, lent to the
+others by a rule of the ruleset.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAME = "saturate"
 TITLE = "connections a second without loss, the whole machine saturated"
 
 VARIANTS = (
-    "hak2k", "floor", "ftfw", "direct", "notrack",
+    "hak2k", "netlink", "floor", "ftfw", "direct", "notrack",
     "floor, masked", "ftfw, masked", "notrack, masked",
 )  # fmt: skip
 QUICK = ("hak2k", "floor", "notrack")
@@ -143,7 +143,7 @@ def run(options: Options) -> Result:
         tries = statistics.mean(len(tried) for tried in runs[name])
         table.rows.append((LABELS[name], found[name], min(own), max(own), f"{ratio:.2f} x", tries))
     table.notes.append(
-        "Masked: with hak2k's `ct event set` rules. Attempts: how often it took less "
+        "Masked: with the rules that hak2k has without a probe. Attempts: how often it took less "
         "until nothing was lost; 1: never, it was slowed down by the machine alone."
     )
     result.tables.append(table)

@@ -7,10 +7,11 @@ Each is a pair of processes, one in each firewall's namespace of a lab made for 
     listen      bench/c/listen.c on the active node: receives events, drops them
     floor       bench/c/floor.c
     hak2k       two engines, encrypted and reliable
+    netlink     the same without a probe: its events come by netlink
     ftfw, direct, notrack   conntrackd, see bench/conntrackd.py
 
-``masked`` restricts the events of the active firewall as hak2k does for itself, by the
-same rules: they are lent to the others.
+``masked`` restricts the events of the active firewall as hak2k does for itself if they
+come by netlink, by the same rules: they are lent to the others.
 """
 
 from __future__ import annotations
@@ -292,6 +293,13 @@ class Conntrackd(Variant):
         return "" if 0 <= theirs - ours <= 2 else f"{ours} entries and {theirs} in the cache"
 
 
+class ByNetlink(Hak2k):
+    name = "netlink"
+
+    def __init__(self, lab: Lab, setup: Setup, **options: Any) -> None:
+        super().__init__(lab, setup, netlink=True, **options)
+
+
 class Ftfw(Conntrackd):
     name = mode = "ftfw"
     caches = True
@@ -306,7 +314,8 @@ class Notrack(Conntrackd):
 
 
 KINDS: dict[str, type[Variant]] = {
-    kind.name: kind for kind in (Off, Silent, Listen, Floor, Hak2k, Ftfw, Direct, Notrack)
+    kind.name: kind
+    for kind in (Off, Silent, Listen, Floor, Hak2k, ByNetlink, Ftfw, Direct, Notrack)
 }
 PEERS = ("ftfw", "direct", "notrack")
 
@@ -318,6 +327,7 @@ LABELS = {
     "floor, masked": "floor, masked",
     "floor, woken": "floor, woken for each",
     "hak2k": "hak2k",
+    "netlink": "hak2k, by netlink",
     "ftfw": "conntrackd FTFW, caches",
     "direct": "conntrackd FTFW, direct",
     "notrack": "conntrackd NOTRACK",
