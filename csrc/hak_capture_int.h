@@ -4,6 +4,7 @@
 #ifndef HAK_CAPTURE_INT_H
 #define HAK_CAPTURE_INT_H
 
+#include "hak_batch.h"
 #include "hak_engine_int.h"
 
 enum {
@@ -14,16 +15,6 @@ enum {
 	HAK_MASTERS = 8,		/* generations of them; H.323 has four */
 	/* of a listing: some 35 entries, 60 us for which the kernel looks at no packet */
 	HAK_LIST_CHUNK = 8192,
-};
-
-/* Of the probe: what is read at a time, and one connection's part in it. */
-enum { HAK_SIGHTS = 256, HAK_SIGHTS_READ = 1024, HAK_SIGHT_PLACES = 1024 };
-
-struct hak_told {
-	struct hak_sight first;
-	const struct hak_seen *last;	/* the same, or what it changed into */
-	bool doubtful;			/* it began twice */
-	bool marked;			/* its mark was news on the way */
 };
 
 enum hak_listing {
@@ -63,8 +54,7 @@ struct hak_capture {
 	uint32_t offer, offer_taken, offer_refused;	/* the last OFFER, and its answer */
 
 	struct hak_ctmsg msg;
-	struct hak_told told[HAK_SIGHTS];
-	uint16_t place[HAK_SIGHT_PLACES];	/* of told, plus 1; by a hash of the tuple */
+	struct hak_batch batch;			/* of what the probe noted */
 	struct hak_ctmsg early[HAK_EARLY];	/* expectations told before their masters */
 	unsigned early_at;
 	struct mmsghdr mm[HAK_READ_BATCH];

@@ -1,20 +1,14 @@
 /* hak_events.c - where the capture thread's events come from: the probe's ring, or netlink.
  *
- * What waits in the ring is read as a batch.  Each note in it tells all of a connection's
- * state, so of several of one connection the last one is enough: it takes the place of the
- * first, and the peer hears once of what began and changed meanwhile.  A message of
- * netlink may tell of any connection, so it ends what was begun before it; not that of an
- * end, behind which only another beginning can be.
- *
- * Two beginnings of one tuple in a batch are a clash of two processors, one of which the
- * kernel refused after the probe had told of it: then the kernel is asked.
+ * What waits in the ring is read as a batch (hak_batch.h); of what began twice in it the
+ * kernel is asked.
  */
 #include "hak_capture_int.h"
 
 #include <errno.h>
 #include <sys/socket.h>
-#include <linux/netfilter/nfnetlink_conntrack.h>
-#include "hak_nlmsg.h"
+
+enum { READ_MAX = 4 * HAK_BATCH_MAX };	/* notes of a batch, however few are left of them */
 
 static void on_event_bytes(struct hak_capture *c, const uint8_t *bytes, size_t n)
 {
@@ -56,56 +50,6 @@ static void overrun(struct hak_engine *e)
 
 /* ---- the ring -------------------------------------------------------- */
 
-static unsigned place_of(const struct hak_seen *s)
-{
-	const struct hak_seen_long *l = (const void *)s;
-	uint64_t h = (uint64_t)s->ports[0] << 16 | s->ports[1];
-
-	if (s->l3 == AF_INET6)
-		h ^= (uint64_t)l->addrs[0][3] << 32 ^ l->addrs[1][3];
-	else if (s->flags & HAK_SEEN_LONG)
-		h ^= (uint64_t)l->addrs[0][0] << 32 ^ l->addrs[1][0];
-	else
-		h ^= (uint64_t)s->addrs[0] << 32 ^ s->addrs[1];
-	h = (h + s->l4proto) * 0x9e3779b97f4a7c15u;
-	return (unsigned)(h >> 54) % HAK_SIGHT_PLACES;
-}
-
-static bool is_end(const struct hak_sight *s)
-{
-	struct hak_rd r = hak_rd_on(s->message, s->len);
-
-	(void)hak_rd_h32(&r);
-	return hak_rd_h16(&r) == (NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE);
-}
-
-/* Into c->told; returns how many are there then. */
-static unsigned note(struct hak_capture *c, unsigned n, const struct hak_sight *s)
-{
-	struct hak_told *t = &c->told[n], *before = NULL;
-	uint16_t *place;
-
-	*t = (struct hak_told){ .first = *s, .last = s->seen };
-	t->marked = s->seen && s->seen->flags & HAK_SEEN_MARK;
-	if (!s->seen) {
-		if (!is_end(s))
-			memset(c->place, 0, sizeof c->place);
-		return n + 1;
-	}
-	place = &c->place[place_of(s->seen)];
-	if (*place && hak_probe_same(c->told[*place - 1].first.seen, s->seen))
-		before = &c->told[*place - 1];
-	if (s->seen->what != HAK_SEEN_NEW && before) {
-		before->last = s->seen;
-		before->marked |= s->seen->flags & HAK_SEEN_MARK;
-		hak_count(&c->e->stats, HAK_STAT_EVENTS_NO_NEWS);
-		return n;
-	}
-	t->doubtful = before && before->first.seen->what == HAK_SEEN_NEW;
-	*place = (uint16_t)(n + 1);
-	return n + 1;
-}
-
 static void tell(struct hak_capture *c, const struct hak_told *t)
 {
 	struct hak_flow now;
@@ -133,19 +77,20 @@ static bool read_ring(struct hak_capture *c, unsigned rounds)
 {
 	struct hak_engine *e = c->e;
 	bool idle = !atomic_load(&e->session_up), more = true;
+	struct hak_batch *b = &c->batch;
 	struct hak_sight s;
 
 	while (more && rounds--) {
-		unsigned n = 0, seen = 0, notes = 0;
+		unsigned seen = 0, notes = 0, merged = 0;
 
 		if (hak_probe_lost(e->cfg.probe))
 			overrun(e);
-		memset(c->place, 0, sizeof c->place);
-		while (n < HAK_SIGHTS && seen < HAK_SIGHTS_READ &&
+		hak_batch_begin(b);
+		while (b->n < HAK_BATCH_MAX && seen < READ_MAX &&
 		       (more = hak_probe_next(e->cfg.probe, &s))) {
 			seen++;
 			notes += !!s.seen;
-			n = note(c, n, &s);
+			merged += !hak_batch_add(b, &s);
 		}
 		c->rate_events += seen;
 		if (idle) {
@@ -153,9 +98,10 @@ static bool read_ring(struct hak_capture *c, unsigned rounds)
 			hak_count_n(&e->stats, HAK_STAT_EVENTS_UNSENT, seen);
 		} else {
 			hak_count_n(&e->stats, HAK_STAT_EVENTS, notes);
+			hak_count_n(&e->stats, HAK_STAT_EVENTS_NO_NEWS, merged);
 			c->trap_read = false;
-			for (unsigned i = 0; i < n; i++)
-				tell(c, &c->told[i]);
+			for (unsigned i = 0; i < b->n; i++)
+				tell(c, &b->v[i]);
 		}
 		hak_probe_done(e->cfg.probe);
 	}

@@ -1,5 +1,5 @@
 /* What the probe noted as events, without a kernel: every kind of record, every field. */
-#include "hak_probe.h"
+#include "hak_batch.h"
 #include "flows.h"
 
 #include <linux/bpf.h>
@@ -254,8 +254,93 @@ static void test_ring(void)
 	CHECK(!hak_probe_lost(&p));
 }
 
+/* ---- what waits together ---------------------------------------------- */
+
+static struct hak_batch batch;
+
+static bool add(const struct hak_seen *s)
+{
+	struct hak_sight sight = { .seen = s };
+
+	return hak_batch_add(&batch, &sight);
+}
+
+static void add_message(uint8_t subsystem, uint8_t type)
+{
+	/* struct nlmsghdr in host order: here the low byte is first */
+	static uint8_t bytes[4][16];
+	static unsigned turn;
+	uint8_t *b = bytes[turn++ % 4];
+	struct hak_sight sight = { .message = b, .len = 16 };
+
+	b[0] = 16;
+	b[4] = type;
+	b[5] = subsystem;
+	CHECK(hak_batch_add(&batch, &sight));
+}
+
+static void test_batch(void)
+{
+	struct hak_seen first = note(), update = note(), last = note(), other = note();
+	struct hak_seen born = note();
+
+	update.what = last.what = HAK_SEEN_UPDATE;
+	update.flags = HAK_SEEN_MARK;
+	last.state = TCP_CONNTRACK_FIN_WAIT;
+	other.ports[0]++;
+	hak_batch_begin(&batch);
+	CHECK(add(&first) && add(&other) && !add(&update) && !add(&last));
+	EQUAL(batch.n, 2);
+	CHECK(batch.v[0].first.seen == &first && batch.v[0].last == &last);
+	CHECK(batch.v[0].marked && !batch.v[0].doubtful);
+	CHECK(batch.v[1].last == &other && !batch.v[1].marked);
+	/* an end, then another life: nothing of it belongs to the one before */
+	add_message(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE);
+	CHECK(!add(&last));		/* of the life before, which the kernel does not do */
+	CHECK(add(&born) && !add(&update));
+	EQUAL(batch.n, 4);
+	CHECK(batch.v[3].first.seen == &born && batch.v[3].last == &update);
+	CHECK(batch.v[3].doubtful);	/* it began twice, for all that is known */
+	/* whatever else a message says, it is not overtaken */
+	add_message(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW);
+	CHECK(add(&last));
+	EQUAL(batch.n, 6);
+	add_message(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_DELETE);
+	CHECK(add(&update));
+	CHECK(batch.v[5].last == &last);
+	/* and a new batch knows nothing */
+	hak_batch_begin(&batch);
+	CHECK(add(&last) && !add(&update));
+	EQUAL(batch.n, 1);
+	EQUAL(batch.v[0].first.seen->what, HAK_SEEN_UPDATE);
+}
+
+/* As many connections as it holds: whatever shares a place, none becomes another one. */
+static void test_full_batch(void)
+{
+	static struct hak_seen s[HAK_BATCH_MAX];
+	static struct hak_seen u[HAK_BATCH_MAX];
+	unsigned merged = 0;
+
+	hak_batch_begin(&batch);
+	for (unsigned i = 0; i < HAK_BATCH_MAX / 2; i++) {
+		s[i] = note();
+		s[i].addrs[1] = htonl(0x0a480001 + i);
+		u[i] = s[i];
+		u[i].what = HAK_SEEN_UPDATE;
+		CHECK(add(&s[i]));
+	}
+	for (unsigned i = 0; i < HAK_BATCH_MAX / 2; i++)
+		merged += !add(&u[i]);
+	CHECK(merged > HAK_BATCH_MAX / 4);
+	for (unsigned i = 0; i < batch.n; i++)
+		CHECK(hak_probe_same(batch.v[i].first.seen, batch.v[i].last));
+}
+
 int main(void)
 {
+	test_batch();
+	test_full_batch();
 	test_ring();
 	test_ipv4();
 	test_mark();

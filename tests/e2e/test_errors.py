@@ -204,7 +204,7 @@ def test_missing_capability(lab: Lab, capability: str) -> None:
 
 
 def test_a_probe_that_is_demanded_and_not_possible(lab: Lab) -> None:
-    config = lab.write_config("fw1", stream={"capture": "probe"})
+    config = lab.write_config("fw1", stream={"capture": "probe"}, liveness={"lease": False})
     without = "-bpf,-perfmon,-sys_admin"
     done = start(lab, "setpriv", "--bounding-set", without, "--inh-caps", without)
     where = at(config, "stream.capture", "capture").rsplit(":", 3)[0]

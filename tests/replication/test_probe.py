@@ -153,20 +153,3 @@ def test_protocols_that_are_left_out_never_leave_the_kernel(lab: Lab) -> None:
         two.fence()
         after = events_of(two), two.a.stats["capture.excluded"]
         assert (after[0] - before[0], after[1] - before[1]) == (2, 0), "the fence's own"
-
-
-def test_several_changes_of_one_connection_are_one_record(two: Pair) -> None:
-    """Those that wait for the capture thread at the same time."""
-    with by_hand(two.lab) as raw:
-        flows = [Udp(raw, t.CLIENT4, i) for i in range(100)]
-        before = two.a.stats["capture.no_news"]
-
-        def burst() -> bool:
-            for flow in flows:
-                say(flow, "c", "s", "c")
-            return two.a.stats["capture.no_news"] > before
-
-        until(burst, 10, detail=two.report)
-        equal(two)
-        found = verify(two.b)
-        assert counts(found) == (0, 0, 0, 0), found
