@@ -167,7 +167,8 @@ class Engines(Several):
                 )
                 + "}"
             )
-        pairs = [variants.Hak2k(lab, setup, start=False, port=port) for port in ports]
+        # Each with a socket of its own: a probe tells all that it sees.
+        pairs = [variants.ByNetlink(lab, setup, start=False, port=port) for port in ports]
         self.parts, self.pids = pairs, pairs[0].pids
         for i, part in enumerate(pairs):
             part.pair.start()
