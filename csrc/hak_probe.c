@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -172,6 +173,7 @@ enum hak_err hak_probe_init(struct hak_probe *p, uint32_t size, const char **wha
 	if (!hook_all(p))
 		return failed(p, o);
 	bpf_object__close(o);
+	(void)malloc_trim(0);	/* the kernel's types were some megabytes */
 	return HAK_OK;
 }
 

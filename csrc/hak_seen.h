@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-enum { HAK_PROBE_RING = 8 << 20 };	/* bytes: 140,000 changes or 30,000 ends, IPv4 */
+enum { HAK_PROBE_RING = 4 << 20 };	/* bytes: 75,000 changes or 15,000 ends, IPv4 */
 
 enum hak_seen_what {
 	HAK_SEEN_NEW = 1, HAK_SEEN_UPDATE,	/* as enum hak_ct_what */

@@ -142,7 +142,7 @@ static __always_inline __u64 wake(void)
 	return shared.quiet ? BPF_RB_NO_WAKEUP : 0;
 }
 
-/* Does this packet end its connection, whatever became of the event? */
+/* Is this packet a FIN or an RST? */
 static __always_inline bool ends(const struct sk_buff *skb)
 {
 	__u8 flags;
@@ -170,13 +170,13 @@ static __always_inline __u32 due(const struct sk_buff *skb, const struct nf_conn
 		events |= ct->master ? EVENT(RELATED) : EVENT(NEW);
 	if (!confirmed && ext->offset[EXT(HELPER)])
 		events |= EVENT(HELPER);
-	if (!events) {
-		if (proto != TCP || ct->proto.tcp.state < TCP_CONNTRACK_FIN_WAIT ||
-		    ct->proto.tcp.state > TCP_CONNTRACK_CLOSE || !ends(skb))
-			return 0;
-		events = EVENT(PROTOINFO);
-	}
-	if (events & cache->ctmask)
+	/* Of one that closes, each FIN and RST is told even if another processor took the
+	 * event away; so the ACKs between them, which change the state too, need not be. */
+	if (!(events & ~EVENT(PROTOINFO)) && proto == TCP &&
+	    ct->proto.tcp.state >= TCP_CONNTRACK_FIN_WAIT &&
+	    ct->proto.tcp.state <= TCP_CONNTRACK_CLOSE)
+		events = ends(skb) ? EVENT(PROTOINFO) : 0;
+	if (!events || events & cache->ctmask)
 		return 0;
 	/* the second packet of a handshake: the third one tells all of it */
 	if (proto == TCP && !(events & ~(EVENT(REPLY) | EVENT(PROTOINFO))) &&

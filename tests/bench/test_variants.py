@@ -15,7 +15,7 @@ LIVES = 300
 pytestmark = pytest.mark.usefixtures("programs")
 
 
-@pytest.mark.parametrize("name", ["floor", "hak2k", "ftfw", "direct", "notrack"])
+@pytest.mark.parametrize("name", ["floor", "hak2k", "netlink", "ftfw", "direct", "notrack"])
 def test_all_lives_reach_the_other_node(name: str) -> None:
     assert conntrackd.available(), "make peer"
     with variants.running(name, variants.Setup()) as variant:
