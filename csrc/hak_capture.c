@@ -530,13 +530,24 @@ static void measure(struct hak_capture *c, uint64_t now)
 
 /* ---- the loop -------------------------------------------------------- */
 
+/* True: somebody is writing into the probe's ring, perhaps on this processor. */
+static bool let_be_written(const struct hak_engine *e)
+{
+	struct timespec nap = { .tv_nsec = BUSY_NAP_NS };
+
+	if (!e->cfg.probe || !hak_probe_busy(e->cfg.probe))
+		return false;
+	nanosleep(&nap, NULL);
+	return true;
+}
+
 /* PREPARE: the gate is still open, and there is no end of events. */
 static void drain_for_handover(struct hak_capture *c, uint8_t rec)
 {
 	struct hak_engine *e = c->e;
 	struct hak_flow id;
 
-	while (hak_read_events(c, 1000) && rec == HAK_REC_HANDOVER)
+	while ((hak_read_events(c, 1000) || let_be_written(e)) && rec == HAK_REC_HANDOVER)
 		;
 	while (e->hold && hak_hold_take(e->hold, UINT64_MAX, &id))
 		hak_release(e, &id);
@@ -671,11 +682,8 @@ static void active_round(struct hak_capture *c)
 			      .tv_nsec = (long)(wait % 1000000000u) };
 	if (e->cfg.probe) {
 		hak_probe_quiet(e->cfg.probe, false);
-		if (hak_probe_busy(e->cfg.probe)) {	/* let it be written */
-			t = (struct timespec){ .tv_nsec = BUSY_NAP_NS };
-			nanosleep(&t, NULL);
+		if (let_be_written(e))
 			return;
-		}
 	}
 	(void)ppoll(p, 3, &t, NULL);
 	if (p[1].revents)
