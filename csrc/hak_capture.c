@@ -444,7 +444,7 @@ void hak_on_flow(struct hak_capture *c, struct hak_ctmsg *m)
 	if (m->what == HAK_CT_NEW) {
 		hash = hak_flow_hash(f, e->hash_key);
 		hak_closing_forget(&e->closing, hash);
-		if (hak_closing_is(f))		/* all at once, see hak_events.c */
+		if (hak_closing_is(f))		/* all at once: hak_batch.h */
 			(void)hak_closing_told(&e->closing, f, hash);
 		hak_born_expect(&e->born, hash);
 	}
